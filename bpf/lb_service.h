@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who stands at an address and port: the endpoint table. A lookup hashes once and compares the four
+ * entries of one cache line. The controller lays the table out so that no bucket overflows, and
+ * never changes it in place: another set of endpoints is another table and a swap of the program.
+ */
+#ifndef LB_SERVICE_H
+#define LB_SERVICE_H
+
+#include "lb_hash.h"
+#include "lb_maps.h"
+
+/* The 8 octets of struct lb_endpoint's key, as they lie in memory. */
+static __always_inline __u64 lb_endpoint_key(__be32 address, __be16 port, __u8 protocol)
+{
+	return (__u64)address | (__u64)port << 32 | (__u64)protocol << 48;
+}
+
+static __always_inline struct lb_endpoint *lb_endpoint_find(struct lb_table *table, __be32 address,
+							    __be16 port, __u8 protocol)
+{
+	__u32 where = (__u32)bpf_ntohs(port) << 16 | protocol;
+	__u32 hash = lb_endpoint_hash(table->head.seed, bpf_ntohl(address), where);
+	struct lb_bucket *bucket = &table->bucket[hash & (LB_BUCKETS - 1)];
+	__u64 key = lb_endpoint_key(address, port, protocol);
+
+#pragma unroll
+	for (int i = 0; i < LB_BUCKET_ENTRIES; i++) {
+		if (*(__u64 *)&bucket->entry[i] == key)
+			return &bucket->entry[i];
+	}
+	return NULL;
+}
+
+static __always_inline struct lb_table *lb_endpoints(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(LB_MAP(endpoints), &zero);
+}
+
+/* LB_ADDRESS_* bits of an address; 0 for one that is nobody's. */
+static __always_inline __u32 lb_address_bits(struct lb_table *table, __be32 address)
+{
+	struct lb_endpoint *entry = lb_endpoint_find(table, address, 0, 0);
+
+	return entry && entry->kind == LB_KIND_ADDRESS ? entry->index : 0;
+}
+
+#endif

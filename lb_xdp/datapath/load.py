@@ -1,0 +1,77 @@
+"""From instructions to a program in the kernel: map descriptors put in, verifier heard.
+
+A refused program raises VerifierError, whose ``log`` is everything that the verifier said.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lb_xdp.datapath import syscall
+from lb_xdp.datapath.compile import MAP_NAMES, placeholder
+from lb_xdp.errors import DatapathError, PrivilegeError, VerifierError
+
+PROGRAM_NAME = "lb_gateway"
+_LD_IMM64 = 0x18
+_PSEUDO_MAP_FD = 1
+_LOG_TAIL_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded program. Whoever has it closes ``fd``."""
+
+    fd: int
+    id: int
+
+
+def put_descriptors(instructions: bytes, descriptors: Mapping[str, int]) -> bytes:
+    """Replace placeholders by descriptors. Raises DatapathError for a map that has none."""
+    known = {placeholder(name): name for name in MAP_NAMES}
+    code = bytearray(instructions)
+    for at in range(0, len(code), 8):
+        opcode, registers, _, value = struct.unpack_from("=BBhi", code, at)
+        if opcode != _LD_IMM64 or registers >> 4 != _PSEUDO_MAP_FD:
+            continue
+        name = known.get(value)
+        if name is None or name not in descriptors:
+            raise DatapathError(f"the program refers to a map that lb_xdp does not have: {name}")
+        struct.pack_into("=i", code, at + 4, descriptors[name])
+    return bytes(code)
+
+
+def load_program(
+    instructions: bytes, descriptors: Mapping[str, int], name: str = PROGRAM_NAME
+) -> Program:
+    """Load an XDP program. Raises VerifierError, PrivilegeError.
+
+    The log costs time and memory, so it is asked for only when the kernel has refused.
+    """
+    code = put_descriptors(instructions, descriptors)
+    try:
+        fd, _ = syscall.program_load(code, name, flags=syscall.PROG_FLAG_FRAGS)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise PrivilegeError("may not load BPF programs: run lb-xdp as root") from error
+        raise _refused(code, name, error) from error
+    return Program(fd, syscall.program_info(fd).id)
+
+
+def _refused(code: bytes, name: str, first: OSError) -> VerifierError:
+    log = ""
+    try:
+        fd, _ = syscall.program_load(code, name, flags=syscall.PROG_FLAG_FRAGS, log_level=1)
+        os.close(fd)
+    except OSError as error:
+        log = "\n".join(getattr(error, "__notes__", []))
+    said = [line for line in log.splitlines() if line and not line.startswith("processed")]
+    tail = "\n  ".join(said[-_LOG_TAIL_LINES:]) or "(no log)"
+    return VerifierError(
+        f"kernel {os.uname().release} refuses the program {name}: {first.strerror}. What was "
+        f"forwarding goes on. The verifier's last words:\n  {tail}",
+        log=log,
+    )

@@ -1,0 +1,1 @@
+"""Tests of the XDP program through BPF_PROG_TEST_RUN."""

@@ -1,0 +1,17 @@
+"""What the packet tests share: the network that routes their replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.program import Wire
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    """Provide the two veth pairs, once for all tests."""
+    built = Wire()
+    yield built
+    built.close()
