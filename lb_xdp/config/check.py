@@ -1,0 +1,242 @@
+"""Checks that compare values: twice the same, unknown pools, ports that DSR cannot translate.
+
+It works on a draft, so it finds its mistakes beside those of single values. It refuses to judge a
+single value: ``rules`` and ``shape`` do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, DraftService
+from lb_xdp.config.tree import Loc, Tree
+from lb_xdp.config.wording import did_you_mean, quote
+from lb_xdp.core.model import BackendKey, CheckKind, Mode, Protocol, ServiceKey
+from lb_xdp.errors import ConfigProblem
+
+MAX_SERVICES = 1024
+MAX_SERVICE_BACKENDS = 16_000  # a backend counts once for each service that it answers for
+
+_HTTP_KEYS = ("path", "host_header", "expected_status")
+
+
+class Finding(NamedTuple):
+    """Something wrong at a value, or at its key."""
+
+    loc: Loc
+    message: str
+    on_key: bool = False
+
+
+def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
+    """Return what is wrong between values that are right by themselves."""
+    # Far too large a file is refused before the checks whose cost grows with its square.
+    findings = list(_sizes(draft)) or chain(
+        _interfaces(draft, tree),
+        _names(draft, tree),
+        _service_keys(draft, tree),
+        _pool_references(draft),
+        _backends(draft, tree),
+        _vips_as_backends(draft, tree),
+        _dsr_ports(draft, tree),
+        _health(draft),
+    )
+    return [tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings]
+
+
+def find_warnings(draft: Draft, tree: Tree) -> list[ConfigProblem]:
+    """Return what is accepted in a draft without problems, but is probably not what was meant."""
+    findings = chain(_unused_pools(draft), _weightless(draft), _limits(draft))
+    return sorted(tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings)
+
+
+def _sizes(draft: Draft) -> Iterator[Finding]:
+    services = len(draft.services)
+    if services > MAX_SERVICES:
+        yield Finding(("services",), f"{services:,} services; at most {MAX_SERVICES:,} are allowed")
+    backends = sum(len(service.pool.backends) for service in draft.services if service.pool)
+    if backends > MAX_SERVICE_BACKENDS:
+        message = (
+            f"{backends:,} backends, counted once for each service that they answer for; "
+            f"at most {MAX_SERVICE_BACKENDS:,} are allowed"
+        )
+        yield Finding(("services",), message)
+
+
+def _interfaces(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    def message(name: object, line: int) -> str:
+        return f"interface {quote(str(name))} stands on line {line} already; once is enough"
+
+    yield from _twice(((loc, name) for loc, name in draft.interfaces), tree, message)
+
+
+def _names(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    for what, items in (("service", draft.services), ("pool", draft.pools)):
+
+        def message(name: object, line: int, what: str = what) -> str:
+            return f"the name {quote(str(name))} is taken by the {what} on line {line}"
+
+        yield from _twice((((*item.at, "name"), item.name) for item in items), tree, message)
+
+
+def _service_keys(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    def keys() -> Iterator[tuple[Loc, ServiceKey]]:
+        for service in draft.services:
+            if service.vip and service.port and service.protocol:
+                key = ServiceKey(service.vip, service.port, service.protocol)
+                yield (*service.at, "vip"), key
+
+    def message(key: object, line: int) -> str:
+        return f"{key} is taken by the service on line {line}; one service for each"
+
+    yield from _twice(keys(), tree, message)
+
+
+def _twice(
+    items: Iterator[tuple[Loc, object]], tree: Tree, message: Callable[[object, int], str]
+) -> Iterator[Finding]:
+    """Yield a finding at every value that stood before; None stands for an unreadable one."""
+    first: dict[object, Loc] = {}
+    for loc, value in items:
+        if value is not None and first.setdefault(value, loc) != loc:
+            yield Finding(loc, message(value, tree.line(first[value])))
+
+
+def _pool_references(draft: Draft) -> Iterator[Finding]:
+    names = [pool.name for pool in draft.pools if pool.name]
+    for service in draft.services:
+        if "pool" not in service.given:
+            if "backends" not in service.given:
+                yield Finding(service.at, "no backends: give `pool: NAME`, or `backends:` inline")
+            continue
+        if "backends" in service.given:
+            message = "both `pool` and `backends` are given; leave one of them out"
+            yield Finding((*service.at, "backends"), message, on_key=True)
+        if "health" in service.given:
+            message = "the health check belongs to the pool where `pool` names one; move it there"
+            yield Finding((*service.at, "health"), message, on_key=True)
+        if service.pool_name and draft.pools_readable and service.pool_name not in names:
+            hint = did_you_mean(service.pool_name, names) or f" pools: {', '.join(names) or 'none'}"
+            message = f"there is no pool {quote(service.pool_name)};{hint}"
+            yield Finding((*service.at, "pool"), message)
+
+
+def _backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    for pool in draft.all_pools:
+        yield from _same_key(pool, tree)
+        yield from _same_name(pool, tree)
+
+
+def _same_key(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
+    def keys() -> Iterator[tuple[Loc, BackendKey]]:
+        for backend in pool.backends:
+            if backend.address and backend.port:
+                yield (*backend.at, "host"), BackendKey(backend.address, backend.port)
+
+    def message(key: object, line: int) -> str:
+        return f"{key} is in this pool on line {line} already; raise its weight instead"
+
+    yield from _twice(keys(), tree, message)
+
+
+def _same_name(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
+    """Compare names; two default ones are equal only where the addresses are, told already."""
+    first: dict[str, DraftBackend] = {}
+    for backend in pool.backends:
+        if backend.name is None:
+            continue
+        other = first.setdefault(backend.name, backend)
+        if other is not backend and (backend.named or other.named):
+            line = tree.line((*other.at, "name"))
+            message = f"the name {quote(backend.name)} is taken by the backend on line {line}"
+            yield Finding((*backend.at, "name"), message)
+
+
+def _vips_as_backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    lines = {s.vip: tree.line((*s.at, "vip")) for s in reversed(draft.services) if s.vip}
+    for pool in draft.all_pools:
+        for backend in pool.backends:
+            if backend.address in lines:
+                message = (
+                    f"{backend.address} is the VIP of line {lines[backend.address]}: "
+                    "traffic would come back to this gateway; give the server's own address"
+                )
+                yield Finding((*backend.at, "host"), message)
+
+
+def _dsr_ports(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    for service in draft.services:
+        if service.mode is not Mode.DSR or service.port is None or service.pool is None:
+            continue
+        for backend in service.pool.backends:
+            if backend.port not in (service.port, None):
+                message = (
+                    f"{backend.port} is not {service.port}, the port of the service on line "
+                    f"{tree.line(service.at)}: dsr rewrites no ports, the server answers the "
+                    f"client itself; use port {service.port} here, or `mode: nat` there"
+                )
+                yield Finding((*backend.at, "port"), message)
+
+
+def _health(draft: Draft) -> Iterator[Finding]:
+    for pool in draft.all_pools:
+        if pool.health is not None:
+            yield from _timeout(pool.health)
+            yield from _idle_keys(pool.health)
+    for service in draft.services:
+        yield from _unprobed_udp(service)
+
+
+def _timeout(health: DraftHealth) -> Iterator[Finding]:
+    interval_s, timeout_s = health.interval_s, health.timeout_s
+    if timeout_s is not None and interval_s is not None and timeout_s > interval_s:
+        message = (
+            f"{timeout_s:g}s is longer than the interval ({interval_s:g}s): "
+            "a probe must end before the next one starts"
+        )
+        yield Finding((*health.at, "timeout"), message)
+
+
+def _idle_keys(health: DraftHealth) -> Iterator[Finding]:
+    """Find keys that have no effect with this type: somebody believes that they do."""
+    for key in health.given:
+        if health.kind is CheckKind.NONE and key != "type":
+            message = "has no effect with `type: none`; leave it out, or choose tcp or http"
+            yield Finding((*health.at, key), message, on_key=True)
+        elif health.kind is CheckKind.TCP and key in _HTTP_KEYS:
+            message = "has no effect with `type: tcp`; leave it out, or use `type: http`"
+            yield Finding((*health.at, key), message, on_key=True)
+
+
+def _unprobed_udp(service: DraftService) -> Iterator[Finding]:
+    """Find udp services whose backends would be probed over tcp only because nobody said how."""
+    if service.protocol is Protocol.UDP and service.pool and not service.pool.health_given:
+        message = (
+            "a udp service needs `health:` said explicitly, since the default is a tcp connection "
+            "to the same port; `health: none`, or a `port:` where the server answers over tcp"
+        )
+        yield Finding(service.pool.at, message)
+
+
+def _unused_pools(draft: Draft) -> Iterator[Finding]:
+    used = {service.pool_name for service in draft.services}
+    for pool in draft.pools:
+        if pool.name not in used:
+            yield Finding((*pool.at, "name"), "no service uses this pool; it is not probed")
+
+
+def _weightless(draft: Draft) -> Iterator[Finding]:
+    for service in draft.services:
+        backends = service.pool.backends if service.pool else ()
+        if backends and not any(backend.weight for backend in backends):
+            yield Finding(service.at, "every backend has weight 0: the service gets no traffic")
+
+
+def _limits(draft: Draft) -> Iterator[Finding]:
+    for pool in draft.all_pools:
+        for backend in pool.backends:
+            if backend.limited:
+                message = "accepted, but not enforced in this version"
+                yield Finding((*backend.at, "max_connections"), message)

@@ -1,0 +1,174 @@
+"""What can be read of a configuration that may still have mistakes.
+
+All errors are reported at once, so the checks that compare values must run although others are
+wrong. A draft holds each value that is right by itself, and None where it is not (``shape`` says
+so). It reports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from lb_xdp.config import rules
+from lb_xdp.config.tree import Loc
+from lb_xdp.config.values import RefusedError, Rule
+from lb_xdp.core.model import CheckKind, Mode, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DraftBackend:
+    """A backend; ``name`` is the default one where the file gives none."""
+
+    at: Loc
+    named: bool
+    name: str | None
+    address: IPv4Address | None
+    port: int | None
+    weight: int | None
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DraftHealth:
+    """A health check as far as it can be read; ``given`` are the keys that stand in the file."""
+
+    at: Loc
+    given: tuple[str, ...]
+    kind: CheckKind | None
+    interval_s: float | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftPool:
+    """A pool of the file, or the inline backends of a service."""
+
+    at: Loc
+    name: str | None
+    backends: tuple[DraftBackend, ...]
+    health_given: bool
+    health: DraftHealth | None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftService:
+    """A service. ``pool`` is the one that it names or holds, None where there is none."""
+
+    at: Loc
+    given: tuple[str, ...]
+    name: str | None
+    vip: IPv4Address | None
+    port: int | None
+    protocol: Protocol | None
+    mode: Mode | None
+    pool_name: str | None
+    pool: DraftPool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The whole file. ``pools_readable``: every pool's name is known, so no other one exists."""
+
+    interfaces: tuple[tuple[Loc, str], ...]
+    pools: tuple[DraftPool, ...]
+    services: tuple[DraftService, ...]
+    pools_readable: bool
+
+    @property
+    def all_pools(self) -> Iterator[DraftPool]:
+        """Yield every pool once, inline ones included."""
+        yield from self.pools
+        yield from (s.pool for s in self.services if s.pool and s.pool.at == s.at)
+
+
+def draft_of(data: object) -> Draft:
+    """Return what can be read of the ``data`` of a whole file."""
+    root = data if isinstance(data, dict) else {}
+    gateway = root.get("gateway")
+    listed = gateway.get("interfaces") if isinstance(gateway, dict) else None
+    interfaces = tuple(
+        (("gateway", "interfaces", index), name)
+        for index, name in enumerate(listed if isinstance(listed, list) else [])
+        if isinstance(name, str)
+    )
+    pools = tuple(_pool(at, item) for at, item in _mappings(root, (), "pools"))
+    by_name = {pool.name: pool for pool in reversed(pools) if pool.name}
+    services = tuple(_service(at, item, by_name) for at, item in _mappings(root, (), "services"))
+    listed_pools = root.get("pools", [])
+    readable = isinstance(listed_pools, list) and len(pools) == len(listed_pools)
+    return Draft(interfaces, pools, services, readable and all(pool.name for pool in pools))
+
+
+def _mappings(
+    parent: Mapping[str, object], at: Loc, key: str
+) -> Iterator[tuple[Loc, dict[str, object]]]:
+    listed = parent.get(key)
+    for index, item in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(item, dict):
+            yield (*at, key, index), item
+
+
+def _value(item: Mapping[str, object], key: str, rule: Rule, default: Any = None) -> Any:
+    """Return the value of ``key``; the default where it is absent, None where it is wrong."""
+    if key not in item:
+        return default
+    try:
+        return rule.read(item[key])
+    except RefusedError:
+        return None
+
+
+def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool]) -> DraftService:
+    pool_name = _value(item, "pool", rules.NAME)
+    inline = "backends" in item and "pool" not in item
+    return DraftService(
+        at=at,
+        given=tuple(item),
+        name=_value(item, "name", rules.NAME),
+        vip=_value(item, "vip", rules.VIP),
+        port=_value(item, "port", rules.SERVICE_PORT),
+        protocol=_value(item, "protocol", rules.PROTOCOL, Protocol.TCP),
+        mode=_value(item, "mode", rules.MODE),
+        pool_name=pool_name,
+        pool=_pool(at, item) if inline else by_name.get(pool_name),
+    )
+
+
+def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
+    return DraftPool(
+        at=at,
+        name=_value(item, "name", rules.NAME),
+        backends=tuple(_backend(place, each) for place, each in _mappings(item, at, "backends")),
+        health_given="health" in item,
+        health=_health((*at, "health"), item.get("health")),
+    )
+
+
+def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
+    address = _value(item, "host", rules.HOST)
+    port = _value(item, "port", rules.PORT)
+    default = f"{address}:{port}" if address and port else None
+    return DraftBackend(
+        at=at,
+        named="name" in item,
+        name=_value(item, "name", rules.BACKEND_NAME, default),
+        address=address,
+        port=port,
+        weight=_value(item, "weight", rules.WEIGHT, 100),
+        limited="max_connections" in item,
+    )
+
+
+def _health(at: Loc, item: object) -> DraftHealth | None:
+    if not isinstance(item, dict):
+        return None
+    return DraftHealth(
+        at=at,
+        given=tuple(item),
+        kind=_value(item, "type", rules.CHECK, CheckKind.TCP),
+        interval_s=_value(item, "interval", rules.INTERVAL, 2.0),
+        timeout_s=_value(item, "timeout", rules.TIMEOUT),
+    )

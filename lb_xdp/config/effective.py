@@ -1,0 +1,128 @@
+"""A ``Config`` as the YAML that says all of it, every default written out.
+
+``parse_config`` turns the text back into an equal configuration (but for source and warnings).
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from lb_xdp.config.convert import INLINE_POOL
+from lb_xdp.config.durations import format_duration
+from lb_xdp.core.model import (
+    Backend,
+    CheckKind,
+    Config,
+    Gateway,
+    HealthCheck,
+    Listen,
+    Pool,
+    Service,
+    StatusRange,
+)
+
+
+def effective(config: Config) -> str:
+    """Return the YAML text of ``config``. Pools that no service uses are left out."""
+    shared = {
+        service.pool.name: _pool(service.pool)
+        for service in config.services
+        if not _inline(service)
+    }
+    document: dict[str, Any] = {"gateway": _gateway(config.gateway)}
+    if shared:
+        document["pools"] = [{"name": name, **pool} for name, pool in shared.items()]
+    document["services"] = [_service(service) for service in config.services]
+    yaml = YAML()
+    yaml.width = 4096  # no folding: a value stays on its line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.ignore_aliases = lambda *_data: True
+    text = StringIO()
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+def _inline(service: Service) -> bool:
+    return service.pool.name.startswith(INLINE_POOL)
+
+
+def _gateway(gateway: Gateway) -> dict[str, Any]:
+    return {
+        "name": gateway.name,
+        "interfaces": list(gateway.interfaces),
+        "xdp_mode": str(gateway.xdp_mode),
+        "api": {"socket": gateway.api_socket},
+        "metrics": {"listen": _listen(gateway.metrics_listen)},
+    }
+
+
+def _listen(listen: Listen | None) -> str:
+    if listen is None:
+        return "none"
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"{host}:{listen.port}"
+
+
+def _service(service: Service) -> dict[str, Any]:
+    return {
+        "name": str(service.name),
+        "vip": str(service.vip),
+        "port": service.port,
+        "protocol": str(service.protocol),
+        "mode": str(service.mode),
+        "algorithm": "maglev",
+        "session": {"affinity": "none"},
+        **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
+    }
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    return {
+        "backends": [_backend(backend) for backend in pool.backends],
+        "health": _health(pool.health),
+    }
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    limit = backend.max_connections
+    return {
+        "name": str(backend.name),
+        "host": str(backend.address),
+        "port": backend.port,
+        "weight": backend.weight,
+        **({} if limit is None else {"max_connections": limit}),
+        "priority": 0,
+    }
+
+
+def _health(health: HealthCheck) -> dict[str, Any] | str:
+    if health.kind is CheckKind.NONE:
+        return "none"
+    optional = {
+        "host": None if health.host is None else str(health.host),
+        "port": health.port,
+        **(_http(health) if health.kind is CheckKind.HTTP else {}),
+    }
+    return {
+        "type": str(health.kind),
+        "interval": format_duration(health.interval_s),
+        "timeout": format_duration(health.timeout_s),
+        "threshold": {"rise": health.rise, "fall": health.fall},
+        "jitter": health.jitter,
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+
+
+def _http(health: HealthCheck) -> dict[str, Any]:
+    return {
+        "path": health.path,
+        "host_header": health.http_host,
+        "expected_status": [_status(status) for status in health.expected_status],
+    }
+
+
+def _status(status: StatusRange) -> int | str:
+    return status.first if status.first == status.last else f"{status.first}-{status.last}"

@@ -1,0 +1,227 @@
+"""The shape of the YAML: which keys there are, their defaults and what they mean.
+
+pydantic stays in this package: ``convert`` turns these models into the dataclasses of
+``lb_xdp.core.model``. What involves more than one value is ``check``'s part. The JSON Schema and
+docs/configuration.md are generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import isclass
+from ipaddress import IPv4Address
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from lb_xdp.config import rules
+from lb_xdp.config.tree import Loc
+from lb_xdp.config.values import LISTEN, PRIORITY, SHARE, STATUS
+from lb_xdp.core.model import CheckKind, Listen, Mode, Protocol, StatusRange, XdpMode
+
+# Keys that a later version will take: (model, key) -> why not yet.
+LATER_KEYS = {
+    ("Gateway", "snat_addresses"): "only `mode: fullnat` uses it",
+    ("Session", "flows"): "no flow is recorded yet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """What the reference gives as the default, where that is no fixed value."""
+
+    words: str
+
+
+class Section(BaseModel):
+    """A mapping of the file: no keys but its own, and nobody changes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _key(meaning: str, default: object = ..., **bounds: int) -> Any:
+    """Return a key's description. ``default`` is spelled as in YAML and read by the key's rule."""
+    checked = default is not None and default is not ...
+    return Field(default, description=meaning, validate_default=checked, **bounds)  # type: ignore[call-overload]  # Field is typed for defaults of the final type
+
+
+class Api(Section):
+    """How commands reach the daemon."""
+
+    socket: Annotated[
+        str | None, rules.SOCKET, Otherwise("`/run/lb-xdp/<gateway.name>/api.sock`")
+    ] = _key("unix socket of the API", None)
+
+
+class Metrics(Section):
+    """Where the daemon can be watched."""
+
+    listen: Annotated[Listen | None, LISTEN] = _key(
+        "serves /metrics, /healthz and /readyz; `none` turns them off", "127.0.0.1:9464"
+    )
+
+
+class Gateway(Section):
+    """The instance: its name, its interfaces, and where it answers."""
+
+    name: Annotated[str, rules.NAME] = _key(
+        "tells instances on one host apart; part of the paths of pins, lock and socket", "default"
+    )
+    interfaces: tuple[Annotated[str, rules.INTERFACE], ...] = _key(
+        "where the program is attached; several for a gateway with more than one arm", min_length=1
+    )
+    xdp_mode: Annotated[XdpMode, rules.XDP_MODE] = _key(
+        "run in the driver or in the stack; `auto`: in the driver where it can", "auto"
+    )
+    api: Api = _key("how commands reach the daemon", {})
+    metrics: Annotated[Metrics, rules.NO_METRICS] = _key("where the daemon can be watched", {})
+
+
+class Backend(Section):
+    """A server in a pool."""
+
+    name: Annotated[str | None, rules.BACKEND_NAME, Otherwise("`host:port`")] = _key(
+        "unique in its pool", None
+    )
+    host: Annotated[IPv4Address, rules.HOST] = _key("the server's address")
+    port: Annotated[int, rules.PORT] = _key(
+        "the server's port; with `mode: dsr` the same as the service's"
+    )
+    weight: Annotated[int, rules.WEIGHT] = _key(
+        "share of the flows, relative to the others; 0 gets none", 100
+    )
+    max_connections: Annotated[int | None, rules.CONNECTIONS, Otherwise("no limit")] = _key(
+        "accepted with a warning: not enforced in this version", None
+    )
+    priority: Annotated[int, PRIORITY] = _key("reserved for standby backends", 0)
+
+
+class Threshold(Section):
+    """How many probes in a row decide."""
+
+    rise: Annotated[int, rules.COUNT] = _key("successes in a row until up", 2)
+    fall: Annotated[int, rules.COUNT] = _key("failures in a row until down", 3)
+
+
+class Health(Section):
+    """How the backends of a pool are probed. `health: none`: never probed, always up."""
+
+    type: Annotated[CheckKind, rules.CHECK] = _key(
+        "`tcp`: connects; `http`: GET; `none`: never probed, always up", "tcp"
+    )
+    interval: Annotated[float, rules.INTERVAL] = _key("from one probe to the next", "2s")
+    timeout: Annotated[float | None, rules.TIMEOUT, Otherwise("`1s`, or `interval` if shorter")] = (
+        _key("a probe without an answer fails; not longer than `interval`", None)
+    )
+    threshold: Annotated[Threshold, rules.BOTH_COUNTS] = _key(
+        "how many probes in a row decide; one number means both", {}
+    )
+    jitter: Annotated[float, SHARE] = _key("by how much single intervals vary", 0.1)
+    host: Annotated[IPv4Address | None, rules.PROBE_HOST, Otherwise("the backend's")] = _key(
+        "probes go to this address", None
+    )
+    port: Annotated[int | None, rules.PORT, Otherwise("the backend's")] = _key(
+        "probes go to this port", None
+    )
+    path: Annotated[str, rules.URL_PATH] = _key("`http` only: what is asked for", "/")
+    host_header: Annotated[str | None, rules.HEADER, Otherwise("the address probed")] = _key(
+        "`http` only: the Host header", None
+    )
+    expected_status: Annotated[tuple[Annotated[StatusRange, STATUS], ...], rules.ONE_STATUS] = _key(
+        "`http` only: what counts as a success", ["200-399"], min_length=1
+    )
+
+
+class Pool(Section):
+    """A named set of backends that share one health check."""
+
+    name: Annotated[str, rules.NAME] = _key("unique")
+    backends: tuple[Backend, ...] = _key("the servers", min_length=1)
+    health: Annotated[Health, rules.NO_HEALTH] = _key("how the servers are probed", {})
+
+
+class Session(Section):
+    """Which flows of one client stay together."""
+
+    affinity: Annotated[str, rules.AFFINITY] = _key("what keeps a client on one backend", "none")
+    timeout: Annotated[float, rules.SESSION_TIME] = _key("has no effect with `none`", "3h")
+
+
+class Service(Section):
+    """A VIP, a port and a protocol, and who answers for them."""
+
+    name: Annotated[str, rules.NAME] = _key("unique")
+    vip: Annotated[IPv4Address, rules.VIP] = _key("the address that clients use")
+    port: Annotated[int, rules.SERVICE_PORT] = _key("the port that clients use")
+    protocol: Annotated[Protocol, rules.PROTOCOL] = _key("with `vip` and `port` unique", "tcp")
+    mode: Annotated[Mode, rules.MODE] = _key(
+        "`dsr`: same port, backends have the VIP on lo and answer directly; "
+        "`nat`: replies come back through the gateway"
+    )
+    algorithm: Annotated[str, rules.ALGORITHM] = _key("how flows are spread", "maglev")
+    session: Session = _key("which flows of one client stay together", {})
+    pool: Annotated[str | None, rules.NAME, Otherwise("not given")] = _key(
+        "name of a pool; or `backends` inline", None
+    )
+    backends: Annotated[tuple[Backend, ...], Otherwise("not given")] = Field(
+        default_factory=tuple, min_length=1, description="a pool of its own, instead of `pool`"
+    )
+    health: Annotated[Health, rules.NO_HEALTH] = _key("with inline `backends` only", {})
+
+
+class Root(Section):
+    """The whole file."""
+
+    gateway: Gateway = _key("this instance")
+    pools: tuple[Pool, ...] = _key("named sets of backends", [])
+    services: tuple[Service, ...] = _key("what clients reach", min_length=1)
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """Return the model of the mapping, or of each mapping in the list, that ``field`` holds."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isclass(candidate) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+@lru_cache(maxsize=256)  # a file can name keys without end
+def _section_at_keys(keys: tuple[str, ...]) -> type[Section] | None:
+    section: type[Section] | None = Root
+    for key in keys:
+        field = section.model_fields.get(key) if section else None
+        section = section_of(field) if field else None
+    return section
+
+
+def section_at(loc: Loc) -> type[Section] | None:
+    """Return the model of the mapping at ``loc``; None where the schema has no mapping."""
+    return _section_at_keys(tuple(step for step in loc if isinstance(step, str)))
+
+
+def known_keys(loc: Loc) -> Sequence[str]:
+    """Return the keys that the mapping at ``loc`` may have, those of later versions included."""
+    section = section_at(loc)
+    if section is None:
+        return ()
+    later = (key for model, key in LATER_KEYS if model == section.__name__)
+    return (*section.model_fields, *later)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file, for editors; camelCase spellings included."""
+    schema = Root.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        properties = section["properties"]
+        for described in properties.values():
+            described.pop("title", None)  # it only repeats the key
+            if described.get("default", ...) is None:
+                del described["default"]  # stands for a default that depends, not for null
+        for name in [name for name in properties if "_" in name]:
+            head, *rest = name.split("_")
+            camel = head + "".join(word.capitalize() for word in rest)
+            properties[camel] = {**properties[name], "description": f"the same as {name}"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "lb-xdp"}

@@ -1,0 +1,216 @@
+"""YAML text as plain data, with the line and column of every key and value.
+
+It owns syntax: broken YAML, keys given twice, camelCase spellings, aliases without end. It refuses
+to know which keys there are and what they mean: that is ``schema``'s part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from lb_xdp.config.syntax import TOO_DEEP, syntax_problem
+from lb_xdp.config.wording import key_name, nearest, quote
+from lb_xdp.errors import ConfigProblem, InvalidConfigError
+
+Loc: TypeAlias = tuple[str | int, ...]
+
+MAX_NODES = 100_000  # after aliases are written out; a full configuration has about 50,000
+MAX_DEPTH = 16  # the deepest key of the schema lies at 5; stops an alias that contains itself
+
+_YAML_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {
+    _YAML_TAG + kind
+    for kind in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
+}
+_CAMEL_CASE = re.compile(r"[a-z]+(?:[A-Z][a-z0-9]*)+", re.ASCII)
+
+
+class Place(NamedTuple):
+    """A place in the file; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(slots=True)
+class Tree:
+    """The data of one file and where each part of it stands.
+
+    Keys of mappings are in snake_case in ``data`` and in every ``Loc``; ``spelling`` keeps those
+    that the file spells otherwise. ``guessed`` are keys that are misspelled in the file: that is a
+    problem, but what stands below them is read, so that one typo makes one message.
+    ``problems`` are those found so far.
+    """
+
+    source: str
+    data: object = None
+    values: dict[Loc, Place] = field(default_factory=dict)
+    keys: dict[Loc, Place] = field(default_factory=dict)
+    spelling: dict[Loc, str] = field(default_factory=dict)
+    guessed: set[Loc] = field(default_factory=set)
+    problems: list[ConfigProblem] = field(default_factory=list)
+
+    def problem(self, loc: Loc, message: str, *, on_key: bool = False) -> ConfigProblem:
+        """Return a problem at the value at ``loc``, or at its key.
+
+        A ``loc`` that the file does not have (a missing key, a default) moves up to the nearest
+        value that contains it, so that an editor always jumps somewhere useful.
+        """
+        while loc not in self.values:
+            loc = loc[:-1]
+        place = self.keys.get(loc, self.values[loc]) if on_key else self.values[loc]
+        return ConfigProblem(self.source, place.line, place.column, self.path(loc), message)
+
+    def path(self, loc: Loc) -> str:
+        """Return ``services[0].maxConnections``: keys as the file spells them."""
+        text = ""
+        for end, step in enumerate(loc, start=1):
+            if isinstance(step, int):
+                text += f"[{step}]"
+            else:
+                text += f".{key_name(self.spelling.get(loc[:end], step))}"
+        return text.removeprefix(".")
+
+    def line(self, loc: Loc) -> int:
+        """Return the line of the value at ``loc`` or of the nearest value that contains it."""
+        while loc not in self.values:
+            loc = loc[:-1]
+        return self.values[loc].line
+
+
+def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str]]) -> Tree:
+    """Read ``text``; ``source`` names it in messages.
+
+    ``known_keys`` says which keys a mapping may have; it serves only to recognise misspelled ones.
+
+    Raises InvalidConfigError where it is no YAML at all. Lesser problems are left in the tree.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False
+    try:
+        root = yaml.compose(text)
+    except (YAMLError, RecursionError, ValueError, ArithmeticError, LookupError) as error:
+        # ruamel lets bare Python errors through for some escapes and numbers.
+        raise InvalidConfigError([syntax_problem(error, text, source)]) from error
+    tree = Tree(source, values={(): Place(1, 1)})
+    if root is not None:
+        tree.data = _Builder(tree, known_keys).build(root, ())
+    return tree
+
+
+class _Builder:
+    """Walks the nodes of one file once and fills a tree."""
+
+    def __init__(self, tree: Tree, known_keys: Callable[[Loc], Collection[str]]) -> None:
+        self._tree = tree
+        self._known_keys = known_keys
+        self._nodes_left = MAX_NODES
+
+    def build(self, node: Node, loc: Loc) -> object:
+        place = _place(node)
+        self._tree.values[loc] = place
+        self._nodes_left -= 1
+        if self._nodes_left < 0 or len(loc) > MAX_DEPTH:
+            message = TOO_DEEP if self._nodes_left >= 0 else f"more than {MAX_NODES:,} values"
+            # No path: it would be long, or go round in a circle.
+            raise InvalidConfigError([ConfigProblem(self._tree.source, *place, "", message)])
+        if node.tag not in _PLAIN_TAGS:
+            message = f"the tag {quote(str(node.tag))} is not allowed; leave it out"
+            self._tree.problems.append(self._tree.problem(loc, message))
+        if isinstance(node, MappingNode):
+            return self._mapping(node, loc)
+        if isinstance(node, SequenceNode):
+            return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
+        return _scalar(str(node.tag), str(node.value))
+
+    def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, object]:
+        data: dict[str, object] = {}
+        spellings = (str(key.value) for key, _ in node.value if isinstance(key, ScalarNode))
+        absent = set(self._known_keys(loc)).difference(map(_snake_case, spellings))
+        for key_node, value_node in node.value:
+            if (problem := self._unfit_key(key_node, loc)) is not None:
+                self._tree.problems.append(problem)
+                continue
+            spelling = str(key_node.value)
+            key = _snake_case(spelling)
+            at = (*loc, key)
+            if key not in data and (meant := self._meant(key, loc, absent)):
+                key, at = meant, (*loc, meant)
+                self._guess(key_node, spelling, at)
+                absent.discard(meant)
+            elif key in data:
+                self._tree.problems.append(self._twice(key_node, spelling, at))
+                continue
+            self._tree.keys[at] = _place(key_node)
+            if spelling != key:
+                self._tree.spelling[at] = spelling
+            data[key] = self.build(value_node, at)
+        return data
+
+    def _meant(self, key: str, loc: Loc, absent: Collection[str]) -> str | None:
+        """Return the known key that an unknown one was probably meant for."""
+        known = self._known_keys(loc)
+        return None if key in known else nearest(key, absent)
+
+    def _guess(self, node: Node, spelling: str, at: Loc) -> None:
+        line, column = _place(node)
+        path = self._tree.path((*at[:-1], spelling))
+        message = f"unknown key; did you mean `{at[-1]}`?"
+        self._tree.problems.append(ConfigProblem(self._tree.source, line, column, path, message))
+        self._tree.guessed.add(at)
+
+    def _unfit_key(self, node: Node, loc: Loc) -> ConfigProblem | None:
+        if not isinstance(node, ScalarNode):
+            message = "a list or mapping cannot be a key; write `key: value`"
+        elif node.tag == _YAML_TAG + "merge":
+            message = "merge keys (`<<`) are not allowed; refer to a whole value with `*name`"
+        else:
+            return None
+        line, column = _place(node)
+        return ConfigProblem(self._tree.source, line, column, self._tree.path(loc), message)
+
+    def _twice(self, node: Node, spelling: str, at: Loc) -> ConfigProblem:
+        first = self._tree.spelling.get(at, at[-1])
+        line, column = _place(node)
+        as_what = "" if first == spelling else f" as `{first}`"
+        message = f"this key is given twice; it stands{as_what} on line {self._tree.keys[at].line}"
+        path = self._tree.path((*at[:-1], spelling))
+        return ConfigProblem(self._tree.source, line, column, path, message)
+
+
+def _place(node: Node) -> Place:
+    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _snake_case(key: str) -> str:
+    if _CAMEL_CASE.fullmatch(key) is None:
+        return key
+    return re.sub(r"[A-Z]", lambda match: f"_{match.group().lower()}", key)
+
+
+def _scalar(tag: str, text: str) -> object:
+    """Return the value of a scalar by YAML 1.2's rules; dates stay text."""
+    kind = tag.removeprefix(_YAML_TAG)
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    try:
+        if kind == "int":
+            return _integer(text.replace("_", ""))
+        if kind == "float":
+            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:  # `!!int x`, or more digits than Python converts: judged as text
+        return text
+    return text
+
+
+def _integer(text: str) -> int:
+    return int(text, 0) if text.lstrip("+-")[:2] in {"0x", "0o", "0b"} else int(text)

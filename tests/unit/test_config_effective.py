@@ -1,0 +1,203 @@
+"""The effective configuration, the generated reference and arbitrary input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from lb_xdp.config import effective, json_schema, parse_config
+from lb_xdp.config.durations import format_duration, parse_duration_s
+from lb_xdp.config.reference import EXAMPLE, render
+from lb_xdp.core.model import Config
+from lb_xdp.errors import InvalidConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def bare(config: Config) -> Config:
+    """Leave out where a configuration came from."""
+    return replace(config, source="", warnings=())
+
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,12}", fullmatch=True)
+seconds = st.one_of(
+    st.integers(1, 3600),
+    st.floats(0.01, 3600),
+    st.integers(10, 9999).map(lambda count: f"{count}ms"),
+    st.integers(1, 60).map(lambda count: f"{count}min"),
+)
+statuses = st.one_of(st.integers(100, 599), st.integers(200, 299).map(lambda n: f"{n}-{n + 100}"))
+common = {
+    "interval": seconds,
+    "threshold": st.one_of(
+        st.integers(1, 100),
+        st.fixed_dictionaries({}, optional={"rise": st.integers(1, 9), "fall": st.integers(1, 9)}),
+    ),
+    "jitter": st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda n: f"{n}%")),
+    "host": st.just("192.0.2.9"),
+    "port": st.integers(1, 65535),
+}
+http = {
+    "path": st.from_regex(r"/[!-~]{0,20}", fullmatch=True),
+    "host_header": st.from_regex(r"[!-~]{1,20}", fullmatch=True),
+    "expected_status": st.one_of(statuses, st.lists(statuses, min_size=1, max_size=3)),
+}
+checks = st.one_of(
+    st.just("none"),
+    st.fixed_dictionaries({}, optional=common),
+    st.fixed_dictionaries({"type": st.just("http")}, optional={**common, **http}),
+)
+
+
+@st.composite
+def backend_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Draw backends with distinct addresses, and names where they stay distinct."""
+    count = draw(st.integers(1, 4))
+    given_names = draw(st.lists(names, min_size=count, max_size=count, unique=True))
+    optional = {
+        "weight": st.integers(0, 65535),
+        "max_connections": st.integers(1, 10**9),
+        "priority": st.just(0),
+    }
+    backends = []
+    for number, name in enumerate(given_names):
+        own = {"host": f"10.0.0.{number + 1}", "port": draw(st.integers(1, 65535))}
+        if draw(st.booleans()):
+            own["name"] = name
+        backends.append(own | draw(st.fixed_dictionaries({}, optional=optional)))
+    return backends
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a valid file as plain data."""
+    pools: list[dict[str, Any]] = [
+        {"name": name, "backends": draw(backend_lists()), "health": draw(checks)}
+        for name in draw(st.lists(names, max_size=2, unique=True))
+    ]
+    services = []
+    for number, name in enumerate(draw(st.lists(names, min_size=1, max_size=3, unique=True))):
+        service: dict[str, Any] = {"name": name, "vip": f"203.0.113.{number + 1}", "mode": "nat"}
+        service |= {"port": draw(st.integers(1, 65535)), "protocol": draw(st.sampled_from(["tcp"]))}
+        named = draw(st.booleans())
+        if pools and named:
+            service["pool"] = draw(st.sampled_from(pools))["name"]
+        else:
+            service |= {"backends": draw(backend_lists()), "health": draw(checks)}
+        services.append(service)
+    gateway_keys = {
+        "name": names,
+        "xdp_mode": st.sampled_from(["auto", "native", "generic"]),
+        "api": st.just({"socket": "/tmp/a  b"}),
+        "metrics": st.sampled_from(["none", {"listen": "[::1]:80"}, {"listen": "0.0.0.0:1"}]),
+    }
+    gateway = draw(st.fixed_dictionaries({}, optional=gateway_keys))
+    gateway["interfaces"] = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    return {"gateway": gateway, "pools": pools, "services": services}
+
+
+@settings(max_examples=20, deadline=None)
+@given(document=documents())
+def test_the_effective_configuration_loads_to_the_same(document: dict[str, Any]) -> None:
+    """Whatever is valid, its effective text loads to an equal configuration, and stays the same."""
+    text = StringIO()
+    YAML().dump(document, text)
+    config = parse_config(text.getvalue(), "lb.yaml")
+    shown = effective(config)
+    again = parse_config(shown, "effective")
+    assert bare(again) == bare(config)
+    assert effective(again) == shown
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=st.floats(0.001, 1e6))
+def test_durations_survive_being_written(value: float) -> None:
+    """A written duration is read as the very same float."""
+    assert parse_duration_s(format_duration(value)) == value
+
+
+fragments = st.sampled_from(
+    [
+        *"\n :-[]{},#&*!|>'\"%@`\\\t?~<=",
+        *("  ", "- ", ": ", "\n  ", "---\n", "...", "&a ", "*a", "<<", "!!int ", "!!str "),
+        *("gateway", "services", "pools", "name", "vip", "port", "backends", "health"),
+        *("10.0.0.1", "80", "none", "null", "0x", "1e9"),
+        *("\\U00FFFFFF", "\\ud800", "\ud800", "\x00", "\ufeff", "\x85"),
+    ]
+)
+noise = st.one_of(st.text(max_size=80), st.lists(fragments, max_size=30).map("".join))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=noise)
+def test_arbitrary_text_is_refused_in_the_one_way(text: str) -> None:
+    """Nothing that stands in a file makes another exception than InvalidConfigError."""
+    with pytest.raises(InvalidConfigError) as refusal:
+        parse_config(text, "lb.yaml")
+    assert refusal.value.problems
+    assert str(refusal.value).encode()
+
+
+@settings(max_examples=25, deadline=None)
+@given(start=st.integers(0, len(EXAMPLE)), length=st.integers(0, 40), new=noise)
+def test_a_damaged_file_is_read_or_refused(start: int, length: int, new: str) -> None:
+    """A valid file with a piece replaced by anything loads or is refused."""
+    try:
+        parse_config(EXAMPLE[:start] + new + EXAMPLE[start + length :], "lb.yaml")
+    except InvalidConfigError as refusal:
+        places = [(problem.line, problem.column) for problem in refusal.problems]
+        assert min(min(places)) > 0
+
+
+json_like = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["gateway", "pools", "services", "name", "backends", "health", "port"]),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.dictionaries(st.sampled_from(["gateway", "pools", "services"]), json_like))
+def test_data_of_any_shape_is_refused_in_the_one_way(data: dict[str, Any]) -> None:
+    """Known keys with values of any type make problems, never a crash."""
+    with pytest.raises(InvalidConfigError):
+        parse_config(json.dumps(data), "lb.yaml")
+
+
+def test_the_example_of_the_reference_loads() -> None:
+    """What the reference shows can be copied."""
+    config = parse_config(EXAMPLE, "lb.yaml")
+    assert config.warnings == ()
+    assert [str(service.key) for service in config.services] == [
+        "203.0.113.10:80/tcp",
+        "203.0.113.53:53/udp",
+    ]
+
+
+def test_the_committed_reference_is_the_generated_one() -> None:
+    """docs/configuration.md cannot fall behind the schema."""
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == render()
+
+
+def test_the_json_schema_knows_both_spellings() -> None:
+    """Editors accept snake_case and camelCase, and refuse unknown keys."""
+    schema = json_schema()
+    backend = schema["$defs"]["Backend"]
+    assert {"max_connections", "maxConnections"} <= backend["properties"].keys()
+    assert backend["additionalProperties"] is False
+    assert json.loads(json.dumps(schema)) == schema
