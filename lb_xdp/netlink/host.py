@@ -1,0 +1,105 @@
+"""Reads the kernel's per-interface switches that decide whether it forwards what we hand it.
+
+Owns /proc/sys/net/ipv4/conf of the current network namespace, reading only, and the sentences that
+tell an operator what to change. Refuses to change a switch itself: that is the host's owner's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from lb_xdp.core.model import Mode, Service
+from lb_xdp.errors import InterfaceError
+
+CONF: Final = Path("/proc/sys/net/ipv4/conf")
+
+STRICT: Final = 1
+"""``rp_filter``: a source must be routed out of the interface that it came in by (RFC 3704)."""
+
+
+def forwarding_enabled(interface: str, *, conf: Path = CONF) -> bool:
+    """Say whether the kernel routes packets that come in by ``interface``.
+
+    Raises ``InterfaceError`` where there is no such interface.
+    """
+    return _read(conf, interface, "forwarding") != 0
+
+
+def accept_local(interface: str, *, conf: Path = CONF) -> bool:
+    """Say whether packets whose source is an address of this host may come in by ``interface``.
+
+    The setting for all interfaces counts as well. Raises ``InterfaceError``.
+    """
+    settings = (_read(conf, name, "accept_local") for name in ("all", interface))
+    return any(setting != 0 for setting in settings)
+
+
+def rp_filter(interface: str, *, conf: Path = CONF) -> int:
+    """Return the reverse path filter in force on ``interface``: 0 off, 1 strict, 2 loose.
+
+    It is the larger one of the interface's own and that for all. Raises ``InterfaceError``.
+    """
+    return max(_read(conf, name, "rp_filter") for name in ("all", interface))
+
+
+def forwarding_remedy(interface: str) -> str:
+    """Return the command that switches forwarding on."""
+    return _sysctl(interface, "forwarding", 1)
+
+
+def host_notices(
+    services: Iterable[Service],
+    interfaces: Collection[str],
+    local_addresses: Collection[IPv4Address],
+    *,
+    conf: Path = CONF,
+) -> tuple[str, ...]:
+    """Return what on this host stands in the way of ``services``, each with its remedy.
+
+    Only nat mode is concerned: there, replies whose source has become the VIP pass the kernel's
+    source address checks (fib_validate_source() in net/ipv4/fib_frontend.c) when it routes them.
+    Raises ``InterfaceError`` where one of ``interfaces`` does not exist.
+    """
+    vips = sorted({service.vip for service in services if service.mode is Mode.NAT})
+    if not vips:
+        return ()
+    local_vips = [str(vip) for vip in vips if vip in local_addresses]
+    notices: list[str] = []
+    for interface in interfaces:
+        if local_vips and not accept_local(interface, conf=conf):
+            notices.append(_local_vip_notice(interface, local_vips))
+        if rp_filter(interface, conf=conf) == STRICT:
+            notices.append(_strict_filter_notice(interface))
+    return tuple(notices)
+
+
+def _local_vip_notice(interface: str, vips: list[str]) -> str:
+    return (
+        f"{', '.join(vips)} is an address of this host, and the kernel drops replies with it as "
+        f"their source that come in by {interface}: {_sysctl(interface, 'accept_local', 1)}"
+    )
+
+
+def _strict_filter_notice(interface: str) -> str:
+    return (
+        f"rp_filter is strict on {interface}, and the kernel drops replies of backends there once "
+        f"they carry the VIP as their source: {_sysctl(interface, 'rp_filter', 2)}"
+    )
+
+
+def _sysctl(interface: str, setting: str, value: int) -> str:
+    # sysctl separates by dots; a dot within a name (eth0.100) is written as a slash, sysctl(8).
+    return f"sysctl -w net.ipv4.conf.{interface.replace('.', '/')}.{setting}={value}"
+
+
+def _read(conf: Path, interface: str, setting: str) -> int:
+    path = conf / interface / setting
+    try:
+        return int(path.read_text())
+    except FileNotFoundError as error:
+        raise InterfaceError(
+            f"no interface {interface} on this host ({path} is missing)"
+        ) from error

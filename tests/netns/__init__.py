@@ -1,0 +1,1 @@
+"""Tests with real hosts in network namespaces."""

@@ -1,0 +1,370 @@
+"""Probes against small servers on loopback, and the schedule of the prober."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from ipaddress import IPv4Address
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.model import CheckKind, HealthCheck, StatusRange
+from lb_xdp.probes import Prober, Target
+from lb_xdp.probes.http import make_session, probe_http
+from lb_xdp.probes.tcp import probe_tcp
+
+HERE = IPv4Address("127.0.0.1")
+TCP = HealthCheck(CheckKind.TCP, interval_s=0.02, timeout_s=1.0, jitter=0.0)
+HTTP = HealthCheck(CheckKind.HTTP, interval_s=0.02, timeout_s=1.0, jitter=0.0, path="/healthz")
+
+Answer = Callable[[asyncio.StreamWriter], Coroutine[None, None, None]]
+
+
+class Server:
+    """A listener that reads one request head per connection and answers as it is told."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.requests: list[str] = []
+        self.asked = asyncio.Event()
+        self.port = 0
+        self._answer = answer
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def end(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            self.asked.set()
+            await self._answer(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def listening(answer: Answer) -> AsyncIterator[Server]:
+    """Run a server on a free port; end its connections with it."""
+    server = Server(answer)
+    async with await asyncio.start_server(server.accept, str(HERE), 0) as listener:
+        server.port = listener.sockets[0].getsockname()[1]
+        try:
+            yield server
+        finally:
+            await server.end()
+
+
+def saying(text: str | bytes) -> Answer:
+    """Answer with these bytes."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(text if isinstance(text, bytes) else text.encode())
+        await writer.drain()
+
+    return answer
+
+
+async def silence(_writer: asyncio.StreamWriter) -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+async def endless_body(writer: asyncio.StreamWriter) -> None:
+    """Answer 200 and go on talking for ever."""
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(bytes(4096))
+        await writer.drain()
+
+
+async def stuck_body(writer: asyncio.StreamWriter) -> None:
+    """Answer 200 and stop in the middle of the body."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+    await asyncio.Event().wait()
+
+
+async def get(port: int, check: HealthCheck = HTTP) -> ProbeResult:
+    """Probe once by HTTP."""
+    async with make_session() as session:
+        return await probe_http(check, HERE, port, time.monotonic, session)
+
+
+def unused_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((str(HERE), 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_tcp_probe_finds_a_listener_and_spares_its_application() -> None:
+    """A probe succeeds on the answer to its SYN, and the process behind accepts no connection."""
+    with closing(socket.create_server((str(HERE), 0))) as listener:
+        listener.settimeout(0)
+        port = listener.getsockname()[1]
+        results = [await probe_tcp(TCP, HERE, port, time.monotonic) for _ in range(5)]
+        assert {(result.ok, result.detail) for result in results} == {(True, "connected")}
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+async def test_tcp_probe_says_refused_where_nothing_listens() -> None:
+    """A closed port is a failure in plain words."""
+    result = await probe_tcp(TCP, HERE, unused_port(), time.monotonic)
+    assert (result.ok, result.detail) == (False, "connection refused")
+
+
+async def test_tcp_probe_gives_up_on_a_listener_that_takes_no_more() -> None:
+    """A full accept queue swallows SYNs; the probe ends at its timeout and says so."""
+    check = replace(TCP, timeout_s=0.05)
+    with closing(socket.create_server((str(HERE), 0), backlog=0)) as listener:
+        port = listener.getsockname()[1]
+        with closing(socket.create_connection((str(HERE), port))):
+            result = await probe_tcp(check, HERE, port, time.monotonic)
+    assert (result.ok, result.detail) == (False, "timed out after 0.05 s")
+    assert 0.05 <= result.duration_s < 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "detail"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True, "200 OK"),
+        ("HTTP/1.0 204 Fine\r\n\r\n", True, "204 No Content"),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n",
+            True,
+            "302 Found",
+        ),
+        ("HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n", True, "299"),
+        (
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            False,
+            "404 Not Found, expected 200-399",
+        ),
+        (
+            "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+            False,
+            "503 Service Unavailable, expected 200-399",
+        ),
+        ("", False, "connection closed without an answer"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
+            False,
+            "connection closed in the middle of the answer",
+        ),
+    ],
+)
+async def test_http_probe_judges_the_status(answer: str, ok: bool, detail: str) -> None:  # noqa: FBT001 - a table's column
+    """The status decides, redirects are answers like others, half an answer is none."""
+    async with listening(saying(answer)) as server:
+        result = await get(server.port)
+    assert (result.ok, result.detail) == (ok, detail)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00" * 8,
+        b"HTTP/1.1 two hundred\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\0" * 5000,
+    ],
+)
+async def test_http_probe_calls_garbage_by_its_name(garbage: bytes) -> None:
+    """Whatever answers, the probe fails with one short printable line and raises nothing."""
+    async with listening(saying(garbage)) as server:
+        result = await get(server.port)
+    assert not result.ok
+    assert result.detail.startswith(("not HTTP: ", "connection closed"))
+    assert result.detail.isprintable()
+    assert len(result.detail) < 80
+
+
+async def test_http_probe_names_the_statuses_that_it_expected() -> None:
+    """With expected statuses of its own a check refuses others, and lists what it wants."""
+    check = replace(HTTP, expected_status=(StatusRange(200, 200), StatusRange(401, 403)))
+    async with listening(saying("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n")) as server:
+        result = await get(server.port, check)
+    assert result.detail == "301 Moved Permanently, expected 200, 401-403"
+
+
+@pytest.mark.parametrize("answer", [silence, stuck_body])
+async def test_http_probe_ends_at_its_timeout(answer: Answer) -> None:
+    """A backend that accepts and never ends its answer fails within the check's timeout."""
+    async with listening(answer) as server:
+        result = await get(server.port, replace(HTTP, timeout_s=0.05))
+    assert (result.ok, result.detail) == (False, "timed out after 0.05 s")
+    assert 0.05 <= result.duration_s < 0.5
+
+
+async def test_http_probe_reads_no_more_of_the_body_than_it_must() -> None:
+    """An endless body ends the probe in success at the limit, long before the timeout."""
+    async with listening(endless_body) as server:
+        result = await get(server.port, replace(HTTP, timeout_s=5.0))
+    assert (result.ok, result.detail) == (True, "200 OK")
+    assert result.duration_s < 1.0
+
+
+async def test_http_probe_asks_as_configured_and_remembers_nothing() -> None:
+    """Path and Host come from the check, cookies do not come back, nothing is kept open."""
+    answer = saying("HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+    async with listening(answer) as server, make_session() as session:
+        for check in (HTTP, replace(HTTP, http_host="www.example.org", path="/a ?b=%2F")):
+            await probe_http(check, HERE, server.port, time.monotonic, session)
+    first, second = (request.lower().split("\r\n") for request in server.requests)
+    assert first[0] == "get /healthz http/1.1"
+    assert f"host: 127.0.0.1:{server.port}" in first
+    assert second[0] == "get /a%20?b=%2f http/1.1"
+    assert "host: www.example.org" in second
+    for request in (first, second):
+        assert "connection: close" in request
+        assert not any(line.startswith("cookie") for line in request)
+
+
+async def test_http_probe_says_refused_where_nothing_listens() -> None:
+    """A closed port reads the same for HTTP as for TCP."""
+    result = await get(unused_port())
+    assert (result.ok, result.detail) == (False, "connection refused")
+
+
+class Results:
+    """Collects results and lets a test wait for them."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, ProbeResult]] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, target_id: str, result: ProbeResult) -> None:
+        self.seen.append((target_id, result))
+        self._news.set()
+
+    def of(self, target_id: str) -> list[ProbeResult]:
+        return [result for name, result in self.seen if name == target_id]
+
+    async def wait(self, target_id: str, count: int) -> list[ProbeResult]:
+        async with asyncio.timeout(5):
+            while len(self.of(target_id)) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.of(target_id)
+
+
+async def test_prober_starts_at_once_and_keeps_time_however_long_probes_take() -> None:
+    """The first probe does not wait for an interval, and slow answers do not shift later ones."""
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.03)
+        await saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(writer)
+
+    results = Results()
+    began_s = time.monotonic()
+    async with listening(slow) as server, Prober(results) as prober:
+        prober.set_targets({"a": Target(replace(HTTP, interval_s=0.1), HERE, server.port)})
+        seen = await results.wait("a", 6)
+    starts_s = [result.at_s - result.duration_s - began_s for result in seen]
+    assert starts_s[0] < 0.05
+    for number, start_s in enumerate(starts_s):
+        assert 0 <= start_s - 0.1 * number < 0.06
+
+
+async def test_prober_never_overlaps_probes_of_one_target() -> None:
+    """A probe that outlasts its interval delays the next one, and others go on undisturbed."""
+    results = Results()
+    hanging = replace(HTTP, timeout_s=0.1, interval_s=0.01)
+    async with listening(silence) as server, Prober(results) as prober:
+        prober.set_targets(
+            {"hanging": Target(hanging, HERE, server.port), "refused": Target(TCP, HERE, 1)}
+        )
+        seen = await results.wait("hanging", 3)
+        others = results.of("refused")
+    for former, latter in pairwise(seen):
+        assert latter.at_s - latter.duration_s >= former.at_s
+    assert len(others) >= 7
+
+
+async def test_prober_touches_only_targets_that_differ() -> None:
+    """Unchanged targets keep their schedule, removed ones fall silent, changed ones start anew."""
+    results = Results()
+    rarely = replace(TCP, interval_s=60.0)
+    kept, changed = Target(rarely, HERE, 1), Target(rarely, HERE, 2)
+    async with Prober(results) as prober:
+        prober.set_targets({"kept": kept, "changed": changed, "removed": Target(TCP, HERE, 3)})
+        for name in ("kept", "changed", "removed"):
+            await results.wait(name, 1)
+        removed_before = len(results.of("removed"))
+        prober.set_targets(
+            {"kept": kept, "changed": replace(changed, port=4), "new": Target(TCP, HERE, 5)}
+        )
+        await results.wait("changed", 2)
+        await results.wait("new", 5)
+        assert set(prober.targets) == {"kept", "changed", "new"}
+    assert len(results.of("kept")) == 1
+    assert len(results.of("removed")) == removed_before
+
+
+async def test_prober_leaves_targets_without_a_check_alone() -> None:
+    """``health: none`` is never probed."""
+    results = Results()
+    async with Prober(results) as prober:
+        prober.set_targets({"none": Target(HealthCheck(CheckKind.NONE), HERE, 1)})
+        assert prober.targets == {}
+    assert results.seen == []
+
+
+async def test_prober_ends_in_the_middle_of_probes() -> None:
+    """Closing waits for no answer, and closing twice is fine."""
+    results = Results()
+    async with listening(silence) as server, Prober(results) as prober:
+        prober.set_targets({"a": Target(replace(HTTP, timeout_s=60.0), HERE, server.port)})
+        async with asyncio.timeout(2):
+            await server.asked.wait()
+            await prober.aclose()
+    assert results.seen == []
+
+
+async def test_prober_lets_a_mistake_in_the_callback_out() -> None:
+    """An exception of the callback is a bug of the caller's and ends the block that it is in."""
+
+    def callback(_target: str, _result: ProbeResult) -> None:
+        raise LookupError("mistake")
+
+    async def probe_for_ever() -> None:
+        async with Prober(callback) as prober:
+            prober.set_targets({"a": Target(TCP, HERE, 1)})
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await probe_for_ever()
+    assert caught.group_contains(LookupError, match="mistake")
+
+
+async def test_prober_lets_errors_of_its_block_through_as_they_are() -> None:
+    """What goes wrong inside the block is not wrapped, so that callers can tell errors apart."""
+    with pytest.raises(LookupError, match="of the block"):
+        async with Prober[str](lambda _name, _result: None):
+            raise LookupError("of the block")
+
+
+def test_intervals_vary_by_the_jitter_and_not_more() -> None:
+    """Drawn intervals fill the range of interval times one minus to one plus jitter."""
+    prober = Prober[str](lambda _name, _result: None, random=Random(1))
+    check = replace(TCP, interval_s=2.0, jitter=0.25)
+    drawn_s = [prober._draw_interval_s(check) for _ in range(1000)]
+    assert 1.5 <= min(drawn_s) < 1.52
+    assert 2.48 < max(drawn_s) <= 2.5
