@@ -1,0 +1,189 @@
+"""The API's client: one short request at a time, over a unix socket.
+
+This module owns finding a daemon and talking to it. It refuses to own the user's words: what a
+command says when there are several daemons is the CLI's. ``http.client`` serves instead of aiohttp
+because a command must start fast: aiohttp alone takes several times as long to import.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import socket
+import struct
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Self
+
+from lb_xdp.api.wire import error_from_json, snapshot_from_json
+from lb_xdp.core.snapshot import Snapshot
+from lb_xdp.errors import DaemonUnreachableError
+
+SOCKET_NAME = "api.sock"
+PING_TIMEOUT_S = 2.0
+STATUS_TIMEOUT_S = 10.0
+CHANGE_TIMEOUT_S = 60.0  # a reload may compile and verify a program
+END_TIMEOUT_S = 10.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection to a socket file."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        """Connect to the socket file; raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._timeout_s)
+        self.sock.connect(os.fspath(self._path))
+
+    def peer_pid(self) -> int:
+        """Return the daemon's pid as our pid namespace sees it, 0 if it does not (unix(7))."""
+        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid: int = struct.unpack("=iII", credentials)[0]
+        return pid
+
+
+class Client:
+    """A daemon behind the socket ``path``.
+
+    Every method raises DaemonUnreachableError when nothing answers there, and LbError with the
+    daemon's message and exit code (InvalidConfigError with its problems) when the daemon refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ping(self) -> dict[str, Any]:
+        """Return the daemon's ``pid`` and ``version``."""
+        return self._request("GET", "/v1/ping", PING_TIMEOUT_S)
+
+    def status(self) -> dict[str, Any]:
+        """Return the snapshot as the daemon sent it."""
+        return self._request("GET", "/v1/status", STATUS_TIMEOUT_S)
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot as our own value."""
+        return snapshot_from_json(self.status())
+
+    def reload(self) -> str:
+        """Have the daemon load its file again; return in a sentence what changed."""
+        return str(self._request("POST", "/v1/reload", CHANGE_TIMEOUT_S).get("summary", "reloaded"))
+
+    def detach(self) -> None:
+        """Have the daemon remove program and pins, and wait until its process has ended.
+
+        The wait lets ``lb-xdp detach && lb-xdp run`` find the gateway's lock free.
+        """
+        with _Ending(self.path) as ending:
+            self._request("POST", "/v1/detach", CHANGE_TIMEOUT_S)
+            ending.wait()
+
+    def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
+        """Send one request and return the JSON object of its answer."""
+        connection = _UnixConnection(self.path, timeout_s)
+        try:
+            connection.request(method, target)
+            response = connection.getresponse()
+            status, body = response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(self.path, error) from error
+        finally:
+            connection.close()
+        document = _parse(body, status)
+        if status != HTTPStatus.OK:
+            raise error_from_json(document)
+        return document
+
+
+class _Ending:
+    """Waits for the daemon behind a socket to end, where its process is ours to see."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pidfd = -1
+
+    def __enter__(self) -> Self:
+        connection = _UnixConnection(self._path, PING_TIMEOUT_S)
+        try:
+            connection.connect()
+            pid = connection.peer_pid()
+            if pid not in {0, os.getpid()}:
+                self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise unreachable(self._path, error) from error
+        finally:
+            connection.close()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+
+    def wait(self) -> None:
+        """Return when the process has ended, or after END_TIMEOUT_S."""
+        if self._pidfd >= 0:
+            select.select([self._pidfd], [], [], END_TIMEOUT_S)
+
+
+def _parse(body: bytes, status: int) -> dict[str, Any]:
+    """Return the JSON object in ``body``; an answer of another kind becomes an error document."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if isinstance(document, dict):
+        return document
+    text = body.decode(errors="replace").strip()[:200]
+    return {"error": f"the daemon answered {status}: {text}; its log says more"}
+
+
+def unreachable(path: Path, cause: Exception) -> DaemonUnreachableError:
+    """Return the error for a socket that does not answer, with the remedy that fits the cause."""
+    match cause:
+        case PermissionError():
+            return DaemonUnreachableError(f"no permission for {path}: run the command with sudo")
+        case TimeoutError():
+            return DaemonUnreachableError(
+                f"the daemon on {path} did not answer in time: journalctl -u 'lb-xdp@*'"
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return DaemonUnreachableError(f"no daemon answers on {path}: {_remedy(path)}")
+        case _:
+            return DaemonUnreachableError(f"no answer on {path} ({cause}): {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    """Return how to see whether the daemon runs and how to start it."""
+    name = path.parent.name or "NAME"
+    return f"is it running? systemctl status lb-xdp@{name}; start it with: lb-xdp run -c FILE"
+
+
+def socket_of(name: str, run_directory: Path) -> Path:
+    """Return where the daemon of gateway ``name`` answers, unless configured otherwise."""
+    return run_directory / name / SOCKET_NAME
+
+
+def answering(run_directory: Path) -> dict[str, Path]:
+    """Return the sockets that a daemon answers on, by gateway name, in the order of the names.
+
+    Raises DaemonUnreachableError when none answers but one is closed to this user.
+    """
+    found: dict[str, Path] = {}
+    forbidden: DaemonUnreachableError | None = None
+    for path in sorted(run_directory.glob(f"*/{SOCKET_NAME}")):
+        try:
+            Client(path).ping()
+        except DaemonUnreachableError as error:
+            if isinstance(error.__cause__, PermissionError):
+                forbidden = error
+            continue
+        found[path.parent.name] = path
+    if forbidden and not found:
+        raise forbidden
+    return found

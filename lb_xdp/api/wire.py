@@ -1,0 +1,85 @@
+"""Snapshots and errors as JSON values, and back.
+
+This module owns the form that travels over the API socket, for both ends. It refuses to own HTTP.
+Keys stand in the order of the dataclass fields, so that two answers can be compared line by line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from lb_xdp.core.snapshot import Snapshot
+from lb_xdp.errors import ConfigProblem, InvalidConfigError, LbError
+
+
+@cache
+def _type_hints_of(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields; resolving them is what decoding spends time on."""
+    return typing.get_type_hints(kind)
+
+
+def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the snapshot as JSON values: enums as their values, tuples as lists."""
+    document: dict[str, Any] = json.loads(encode_snapshot(snapshot))
+    return document
+
+
+def encode_snapshot(snapshot: Snapshot) -> str:
+    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value."""
+    return json.dumps(dataclasses.asdict(snapshot))
+
+
+def snapshot_from_json(document: object) -> Snapshot:
+    """Return the snapshot of a daemon's answer.
+
+    Unknown keys are ignored and fields with a default may be missing, so that a command and a
+    daemon of neighbouring versions understand each other. Raises LbError when they do not.
+    """
+    try:
+        snapshot: Snapshot = _build(Snapshot, document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LbError(
+            f"the daemon's status does not fit this command's version ({error}): "
+            "install the same lb-xdp for both, then restart the daemon"
+        ) from error
+    return snapshot
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Return ``value`` as an instance of ``kind``: dataclass, tuple of one kind, enum or scalar."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _type_hints_of(kind)
+        names = [field.name for field in dataclasses.fields(kind) if field.name in value]
+        return kind(**{name: _build(hints[name], value[name]) for name in names})
+    if typing.get_origin(kind) is tuple:
+        return tuple(_build(typing.get_args(kind)[0], item) for item in value)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(value)
+    return value
+
+
+def error_to_json(error: LbError) -> dict[str, Any]:
+    """Return ``{error, kind, exit_code}``, with ``errors`` for each problem of a configuration."""
+    document: dict[str, Any] = {
+        "error": str(error),
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code,
+    }
+    if isinstance(error, InvalidConfigError):
+        document["errors"] = [dataclasses.asdict(problem) for problem in error.problems]
+    return document
+
+
+def error_from_json(document: dict[str, Any]) -> LbError:
+    """Return the error to raise for a daemon's answer, with the exit code that it asks for."""
+    problems = document.get("errors")
+    if isinstance(problems, list) and problems:
+        return InvalidConfigError([_build(ConfigProblem, problem) for problem in problems])
+    error = LbError(str(document.get("error", "the daemon refused without saying why")))
+    error.exit_code = int(document.get("exit_code", LbError.exit_code))
+    return error

@@ -1,0 +1,203 @@
+"""A snapshot as one screen of text, 80 columns or more.
+
+This module owns the picture. It refuses to own the terminal: width and colour are arguments, and
+the time is the snapshot's, so that the same snapshot always gives the same text. Only ASCII is
+drawn. Large numbers are rounded; JSON has them exactly.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from itertools import pairwise
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lb_xdp.core.snapshot import (
+    Admin,
+    BackendStatus,
+    Health,
+    ServiceStatus,
+    Snapshot,
+    State,
+    Verdict,
+)
+
+WIDE_COLUMNS = 100
+REASONS_SHOWN = 6
+EXACT_BELOW = 1_000_000
+
+STATE_STYLES = {
+    State.UP: "green",
+    State.DOWN: "bold red",
+    State.DRAIN: "yellow",
+    State.MAINT: "yellow",
+    State.UNKNOWN: "magenta",
+}
+HEALTH_STYLES = {Health.UP: "green", Health.DOWN: "bold red", Health.UNKNOWN: "magenta"}
+
+
+def render(snapshot: Snapshot, *, columns: int, colour: bool) -> str:
+    """Return the screen as text that ends in a newline, with ANSI colours if ``colour``."""
+    console = Console(
+        file=StringIO(),
+        width=columns,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        _print_gateway(console, snapshot)
+        _print_alarms(console, snapshot)
+        for service in snapshot.services:
+            _print_service(console, snapshot, service)
+        _print_reasons(console, snapshot)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def _print_gateway(console: Console, snapshot: Snapshot) -> None:
+    """Print who this is and what is loaded where."""
+    ready = ("ready", "green") if snapshot.ready else ("NOT READY", "bold red")
+    age = duration(snapshot.timestamp_s - snapshot.started_timestamp_s)
+    about = f"  lb-xdp {snapshot.version}  pid {snapshot.pid}  up {age}"
+    console.print(Text.assemble((snapshot.gateway, "bold"), "  ", ready, about))
+    loaded = duration(snapshot.timestamp_s - snapshot.last_reload.timestamp_s)
+    verb = "loaded" if snapshot.last_reload.success else "refused"
+    console.print(Text(f"config    {snapshot.config_source}  {verb} {loaded} ago"))
+    datapath = snapshot.datapath
+    programs = [f"{item.interface} {item.mode} id {item.id}" for item in datapath.programs]
+    attached = Text(", ".join(programs)) if programs else Text("NOT ATTACHED", "bold red")
+    place = f"  netns {datapath.netns}  generation {datapath.generation}"
+    console.print(Text.assemble("datapath  ", attached, place))
+    if datapath.flow_capacity:
+        share = percent(datapath.flow_entries, datapath.flow_capacity)
+        console.print(Text(f"flows     {datapath.flow_entries} recorded, {share} of the table"))
+
+
+def _print_alarms(console: Console, snapshot: Snapshot) -> None:
+    """Print a refused reload and the notices so that nobody misses them."""
+    reload = snapshot.last_reload
+    if reload.success and not snapshot.notices:
+        return
+    console.print()
+    if not reload.success:
+        ago = duration(snapshot.timestamp_s - reload.timestamp_s)
+        words = f"! RELOAD REFUSED {ago} ago, the former configuration stays in force:"
+        console.print(Text(words, "bold red"))
+        for error in reload.errors:
+            console.print(Padding(Text(error, "red"), (0, 0, 0, 4)))
+    for notice in snapshot.notices:
+        console.print(Text(f"! {notice}", "bold yellow"))
+
+
+def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus) -> None:
+    """Print a service, its backends, and in words what is wrong with those that are not up."""
+    backends = service.backends
+    up = sum(backend.state is State.UP for backend in backends)
+    style = "green" if up == len(backends) else "yellow" if up else "bold red"
+    where = f"  {service.vip}:{service.port}/{service.protocol}  {service.mode}  "
+    how = f"{service.algorithm}  pool {service.pool}  "
+    console.print()
+    tally = (f"{up} of {len(backends)} up", style)
+    console.print(Text.assemble((service.name, "bold"), where, how, tally))
+    table = _backend_table(console.width, backends, snapshot.datapath.ring_slots)
+    console.print(Padding(table, (0, 0, 0, 2)))
+    for backend in backends:
+        if backend.state is not State.UP or backend.admin is not Admin.READY:
+            sentence = Text(
+                _explanation(backend, snapshot.timestamp_s), STATE_STYLES[backend.state]
+            )
+            console.print(Padding(sentence, (0, 0, 0, 2)))
+
+
+def _backend_table(columns: int, backends: tuple[BackendStatus, ...], ring_slots: int) -> Table:
+    """Return the table of a service's backends; only names and addresses may fold.
+
+    In 80 columns there is no room to say ``ready`` of each: admin is shown where one is not.
+    """
+    wide = columns >= WIDE_COLUMNS
+    gap = 2 if wide else 1
+    admin = wide or any(backend.admin is not Admin.READY for backend in backends)
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+    for heading in ("backend", "address"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("state", "admin", "health") if admin else ("state", "health"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("weight", "share", "packets", "bytes", "flows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for backend in backends:
+        table.add_row(
+            # A backend without a name is called by its address: once is enough.
+            backend.name if backend.name != backend.address else "",
+            backend.address,
+            Text(backend.state, STATE_STYLES[backend.state]),
+            *([backend.admin] if admin else []),
+            Text(backend.health, HEALTH_STYLES.get(backend.health, "")),
+            str(backend.weight),
+            percent(backend.slots, ring_slots),
+            quantity(backend.packets),
+            quantity(backend.bytes),
+            quantity(backend.flows),
+        )
+    return table
+
+
+def _explanation(backend: BackendStatus, now_s: float) -> str:
+    """Return ``web3: down for 12s: connection refused``."""
+    since = duration(now_s - backend.since_timestamp_s)
+    sentence = f"{backend.name}: {backend.state} for {since}"
+    return f"{sentence}: {backend.detail}" if backend.detail else sentence
+
+
+def _print_reasons(console: Console, snapshot: Snapshot) -> None:
+    """Print what became of most packets."""
+    reasons = [item for item in snapshot.datapath.reasons if item.packets]
+    if not reasons:
+        return
+    total = sum(item.packets for item in reasons)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("packets", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for item in sorted(reasons, key=lambda item: -item.packets)[:REASONS_SHOWN]:
+        share = percent(item.packets, total)
+        verdict = Text(item.verdict, "red" if item.verdict is Verdict.DROP else "")
+        table.add_row(quantity(item.packets), share, verdict, item.reason)
+    console.print()
+    console.print(Text("packets", "bold"))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def quantity(value: int) -> str:
+    """Return ``value`` in at most seven characters: exact below a million, then as 12.3M."""
+    if value < EXACT_BELOW:
+        return str(value)
+    scaled, unit = float(value), ""
+    for unit in "kMGTPE":  # noqa: B007 - the unit where the loop ends is the result
+        scaled /= 1000
+        if scaled < 999.95:  # noqa: PLR2004 - above it rounds to 1000.0
+            break
+    return f"{scaled:.1f}{unit}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Return the share with one decimal, a dash where there is no whole; little is not nothing."""
+    if not whole:
+        return "-"
+    share = 100 * part / whole
+    return "<0.1%" if 0 < share < 0.1 else f"{share:.1f}%"  # noqa: PLR2004 - the last decimal shown
+
+
+def duration(seconds: float) -> str:
+    """Return the two largest units: 12s, 3m20s, 3h12m, 5d4h."""
+    left = max(0, int(seconds))
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    for (large, size), (small, part) in pairwise(units):
+        if left >= size:
+            return f"{left // size}{large}{left % size // part}{small}"
+    return f"{left}s"

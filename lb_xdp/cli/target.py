@@ -1,0 +1,19 @@
+"""Which daemon a command is for, as the options before the verb say.
+
+This module owns these options only, so that ``--help`` need not import the API client;
+``connect.py`` finds the daemon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """At most one of ``name`` and ``socket`` is set; the sockets are in ``run_directory``."""
+
+    name: str | None = None
+    socket: Path | None = None
+    run_directory: Path = Path("/run/lb-xdp")

@@ -1,0 +1,356 @@
+"""The daemon: the one place that names concrete adapters and wires them to the reconciler.
+
+All decisions are made in one task, ``_work``: it waits for something to have changed, carries out
+requests (reload, detach, stop) in their order, and runs a reconciler cycle. Probes, netlink, the
+API and signals only leave word. Ending the daemon never touches what forwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from lb_xdp import __version__
+from lb_xdp.api.server import serve as serve_api
+from lb_xdp.config import load_config
+from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.model import Config, Mode
+from lb_xdp.core.plan import Plan
+from lb_xdp.core.snapshot import ReloadStatus, Snapshot
+from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
+from lb_xdp.datapath.compile import build_id
+from lb_xdp.datapath.gateway import Datapath, remove_pins
+from lb_xdp.errors import DatapathError, HostError, InvalidConfigError, LbError
+from lb_xdp.instance import locked, notify, require_privilege
+from lb_xdp.metrics.exposition import Exposition
+from lb_xdp.metrics.web import serve as serve_metrics
+from lb_xdp.netlink.follow import Follower
+from lb_xdp.netlink.host import forwarding_enabled, forwarding_remedy, host_notices
+from lb_xdp.probes.prober import Prober
+from lb_xdp.probes.prober import Target as ProbeTarget
+from lb_xdp.reconciler import Reconciler, TargetId, addresses, targets
+from lb_xdp.reporter import Reporter
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+_SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
+_RETRY_S = 1.0  # how soon a failed cycle is tried again
+_FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
+
+
+def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
+    """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
+    config = load_config(config_path)
+    require_privilege()
+    with locked(config.gateway.name):
+        try:
+            asyncio.run(Daemon(config, config_path, replace=replace).main())
+        except* LbError as group:
+            raise _first(group) from group
+
+
+def _first(group: BaseExceptionGroup[LbError]) -> LbError:
+    """Return the error to show: task groups nest them."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, LbError):
+        raise TypeError(type(error)) from group
+    return error
+
+
+def detach(name: str) -> list[str]:
+    """Remove program and pins of a gateway whose daemon does not run; returns what was removed."""
+    require_privilege()
+    with locked(name):
+        return remove_pins(name)
+
+
+def pinned_names() -> list[str]:
+    """Return the names of the gateways that have pins on this host."""
+    return pinned_gateways(find_bpffs())
+
+
+class Daemon:
+    """One run of the daemon; it is also the Controller behind the API."""
+
+    def __init__(self, config: Config, path: Path, *, replace: bool) -> None:
+        self._config = config
+        self._path = path
+        self._replace = replace
+        self._dirty = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._requests: list[Callable[[], Awaitable[None]]] = []
+        self._stopping = False
+        self._exposition = Exposition(self.snapshot)
+
+    # The life of the daemon.
+
+    async def main(self) -> None:
+        """Start, work until told to stop, and leave forwarding as it is."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        async with AsyncExitStack() as stack:
+            self._following = await stack.enter_async_context(AsyncExitStack())
+            self._follower = await self._follow(self._following, self._config)
+            _require_forwarding(self._config)
+            self._open_datapath(stack)
+            await self._start(stack)
+            await self._work()
+            notify("STOPPING=1")
+
+    async def _follow(self, stack: AsyncExitStack, config: Config) -> Follower:
+        follower = await stack.enter_async_context(
+            Follower(config.gateway.interfaces, self._dirty.set)
+        )
+        await follower.set_targets(addresses(config))
+        return follower
+
+    def _open_datapath(self, stack: AsyncExitStack) -> None:
+        """Read what the kernel holds: the reconciler starts from there."""
+        gateway = self._config.gateway
+        self._datapath = Datapath.open(gateway.name, gateway.xdp_mode, replace=self._replace)
+        stack.callback(self._datapath.close)
+        observed = self._datapath.observe()
+        self._reconciler = Reconciler(
+            self._config, self._datapath, observed, build_id(), time.monotonic
+        )
+        self._reporter = Reporter(self._reconciler, self._datapath)
+        self._look()
+
+    def _look(self) -> None:
+        """Take in what netlink knows by now."""
+        topology = self._follower.topology
+        self._reconciler.topology = topology
+        config = self._reconciler.config
+        names = [name for name in config.gateway.interfaces if name in topology.interfaces]
+        self._reporter.host_notices = host_notices(config.services, names, topology.local_addresses)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """Listen, probe, and bring the datapath to the goal for the first time."""
+        gateway = self._config.gateway
+        try:
+            if gateway.metrics_listen is not None:
+                await stack.enter_async_context(
+                    serve_metrics(gateway.metrics_listen, self._exposition)
+                )
+            await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
+            self._prober = await stack.enter_async_context(Prober(self._on_probe))
+            await self._first_cycle()
+        except BaseException:
+            if self._reconciler.observed.generation == 0:
+                self._datapath.remove()  # nothing forwarded before, so nothing is left behind
+            raise
+        notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
+        _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
+
+    async def _first_cycle(self) -> None:
+        """Take over at once what forwards already; a new gateway waits for first results."""
+        self._probe(self._config)
+        plan, _ = self._reconciler.plan()
+        compiled = asyncio.to_thread(self._datapath.prepare, plan)
+        if self._reconciler.observed.generation:
+            await compiled
+        else:
+            await asyncio.gather(compiled, self._settle(self._config))
+        self._reconciler.cycle()
+
+    async def _settle(self, config: Config) -> None:
+        """Wait, within bounds, until neighbours have answered and first probes have ended."""
+        await self._follower.settle(_SETTLE_S)
+        self._look()
+        longest_s = max(service.pool.health.timeout_s for service in config.services)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
+                while self._reconciler.undecided(config):
+                    self._decided.clear()
+                    await self._decided.wait()
+
+    async def _work(self) -> None:
+        """Carry out what was asked for, and keep the datapath true, until told to stop."""
+        while not self._stopping:
+            await self._dirty.wait()
+            self._dirty.clear()
+            while self._requests and not self._stopping:
+                await self._requests.pop(0)()
+            if not self._stopping:
+                self._cycle()
+
+    def _cycle(self) -> None:
+        self._look()
+        try:
+            self._reconciler.cycle()
+        except DatapathError as error:
+            self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
+            _log.error("cycle failed, trying again: %s", error)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._dirty.set)
+        else:
+            self._reporter.trouble = ""
+
+    # What others call: they leave word, or wait for their turn.
+
+    def snapshot(self) -> Snapshot:
+        """Return the gateway as it is now."""
+        return self._reporter.snapshot()
+
+    async def reload(self) -> str:
+        """Load the file again; the Controller's part of the API."""
+        return await self._in_turn(self._reload)
+
+    async def detach(self) -> None:
+        """Remove program and pins, and end; the Controller's part of the API."""
+        await self._in_turn(self._detach)
+
+    async def _in_turn(self, action: Callable[[], Awaitable[Result]]) -> Result:
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        async def carry_out() -> None:
+            try:
+                result = await action()
+            except LbError as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self._ask(carry_out)
+        return await future
+
+    def _ask(self, request: Callable[[], Awaitable[None]]) -> None:
+        self._requests.append(request)
+        self._dirty.set()
+
+    def _stop(self) -> None:
+        _log.info("told to stop: forwarding goes on")
+        self._stopping = True
+        self._dirty.set()
+
+    def _on_hangup(self) -> None:
+        self._ask(self._reload_on_hangup)
+
+    def _on_probe(self, target: TargetId, result: ProbeResult) -> None:
+        if self._reconciler.on_probe(target, result):
+            self._decided.set()
+            self._dirty.set()
+        for service, backend in self._reconciler.members(target):
+            self._exposition.observe_probe(service, backend, result.duration_s)
+
+    def _probe(self, *configs: Config) -> None:
+        """Probe the backends of these configurations, the last one's wishes winning."""
+        self._prober.set_targets(
+            {
+                target_id: ProbeTarget(target.check, target.address, target.port)
+                for config in configs
+                for target_id, target in targets(config).items()
+            }
+        )
+
+    async def _detach(self) -> None:
+        for done in self._datapath.remove():
+            _log.info("%s", done)
+        self._stopping = True
+        self._dirty.set()
+
+    # Reload.
+
+    async def _reload_on_hangup(self) -> None:
+        with suppress(LbError):
+            await self._reload()
+
+    async def _reload(self) -> str:
+        """Load the file again and go there, or refuse and change nothing. Raises LbError."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = await asyncio.to_thread(load_config, self._path)
+            summary = await self._go_to(config)
+        except LbError as error:
+            problems = error.problems if isinstance(error, InvalidConfigError) else (error,)
+            messages = tuple(map(str, problems))
+            self._reporter.last_reload = ReloadStatus(
+                success=False, timestamp_s=time.time(), errors=messages
+            )
+            _log.error("reload refused, nothing was changed: %s", "; ".join(messages))
+            raise
+        finally:
+            notify("READY=1")
+        self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
+        _log.info("reloaded %s: %s", self._path, summary)
+        return summary
+
+    async def _go_to(self, config: Config) -> str:
+        """Try everything that can be refused, then change; whatever fails, go back."""
+        before, follower, following = self._config, self._follower, self._following
+        _refuse_restart_settings(before, config)
+        _require_forwarding(config)
+        candidate = AsyncExitStack()
+        try:
+            if set(config.gateway.interfaces) == set(before.gateway.interfaces):
+                await follower.set_targets(addresses(before) | addresses(config))
+            else:
+                self._follower = await self._follow(candidate, config)
+                self._following = candidate
+            plan = await self._try_out(before, config)
+        except BaseException:
+            self._follower, self._following = follower, following
+            await candidate.aclose()
+            self._reconciler.adopt(before)
+            raise
+        finally:
+            self._probe(self._reconciler.config)
+        if self._following is not following:
+            await following.aclose()
+        self._config = config
+        self._forget(before, config)
+        await self._follower.set_targets(addresses(config))
+        moved = sum(plan.moved.values()) if plan else 0
+        return f"{len(config.services)} services; {moved} slots moved"
+
+    async def _try_out(self, before: Config, config: Config) -> Plan | None:
+        """Probe what is new, compile what is needed, and only then adopt."""
+        self._reconciler.consider(config)
+        self._probe(before, config)
+        await self._settle(config)
+        plan, _ = self._reconciler.plan(config)
+        await asyncio.to_thread(self._datapath.prepare, plan)
+        self._reconciler.adopt(config)
+        self._look()
+        return self._reconciler.cycle()
+
+    def _forget(self, before: Config, config: Config) -> None:
+        names = {(service.name, backend.name) for service, backend in config.backends()}
+        for service, backend in before.backends():
+            if (service.name, backend.name) not in names:
+                self._exposition.forget(service.name, backend.name)
+
+
+def _require_forwarding(config: Config) -> None:
+    """Refuse nat where the kernel does not route: replies are sent by its routing table."""
+    if all(service.mode is not Mode.NAT for service in config.services):
+        return
+    for interface in config.gateway.interfaces:
+        if not forwarding_enabled(interface):
+            raise HostError(
+                f"mode: nat needs IPv4 forwarding on {interface}: {forwarding_remedy(interface)}"
+            )
+
+
+def _refuse_restart_settings(before: Config, config: Config) -> None:
+    """Refuse what a running daemon cannot change; a restart can, and loses no packet."""
+    for key in ("name", "xdp_mode", "api_socket", "metrics_listen"):
+        old, new = getattr(before.gateway, key), getattr(config.gateway, key)
+        if old != new:
+            raise HostError(
+                f"gateway.{key.replace('_', '.') if key != 'xdp_mode' else key} changes from {old} "
+                f"to {new}: restart the daemon for that; forwarding goes on meanwhile"
+            )

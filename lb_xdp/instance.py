@@ -1,0 +1,72 @@
+"""The daemon's place on the host: its run directory, its lock, its privilege, its word to systemd.
+
+One daemon for a gateway name: the lock is a flock(2) on ``/run/lb-xdp/<name>/lock``, which the
+kernel gives back when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lb_xdp.errors import AlreadyRunningError, HostError, PrivilegeError
+
+RUN_DIRECTORY = Path("/run/lb-xdp")
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+
+
+def require_privilege() -> None:
+    """Raise PrivilegeError unless this process may load BPF programs and attach them."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(next(x for x in status.splitlines() if x.startswith("CapEff")).split()[1], 16)
+    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        raise PrivilegeError(
+            f"lb-xdp must run as root to load XDP programs (missing {', '.join(missing)}): "
+            "sudo lb-xdp run -c FILE; only `lb-xdp check` and `lb-xdp schema` need no privilege"
+        )
+
+
+@contextmanager
+def locked(gateway: str) -> Iterator[Path]:
+    """Hold a gateway's lock, and give its run directory. Raises AlreadyRunningError, HostError."""
+    folder = RUN_DIRECTORY / gateway
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise HostError(f"{folder}: cannot be used: {error.strerror}") from error
+    try:
+        _take(lock, gateway)
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, gateway: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise AlreadyRunningError(
+            f"a daemon of gateway {gateway} runs already (pid {holder}): nothing was changed. "
+            f"`lb-xdp --name {gateway} status` shows it; for a second gateway on this host "
+            "choose another gateway.name"
+        ) from error
+
+
+def notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)): ``READY=1``, ``RELOADING=1`` ...; silent without systemd."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.sendto(message.encode(), address)

@@ -1,0 +1,1 @@
+"""What the gateway tells monitoring: Prometheus samples, and health over HTTP."""

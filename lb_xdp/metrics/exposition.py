@@ -1,0 +1,240 @@
+"""Snapshots as Prometheus samples: the names, types, labels and help texts of ``/metrics``.
+
+This module owns the names; docs/metrics.md lists them for operators. It refuses to own HTTP and to
+read the kernel: every number but the probes' durations comes from one snapshot per scrape, so the
+samples of a scrape agree with each other. Labels are bounded by the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from operator import attrgetter
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from lb_xdp.core.snapshot import BackendStatus, Snapshot, State
+
+BACKEND_LABELS = ("service", "backend")
+
+# 1 ms to 10 s: a probe on the same rack takes 1 to 5 ms, the longest sensible time-out is 10 s.
+PROBE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _BackendMetric(NamedTuple):
+    """A metric with one sample for each backend of each service. A counter's name lacks _total."""
+
+    name: str
+    help: str
+    value: Callable[[BackendStatus], float]
+
+
+BACKEND_COUNTERS = (
+    _BackendMetric(
+        "lb_xdp_backend_packets", "Packets forwarded to the backend.", attrgetter("packets")
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_bytes",
+        "Bytes forwarded to the backend, counted from the Ethernet header on.",
+        attrgetter("bytes"),
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_flows",
+        "New flows sent to the backend: TCP SYNs; retried SYNs count again.",
+        attrgetter("flows"),
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_reply_packets",
+        "Replies of the backend that came back through the gateway (mode nat).",
+        attrgetter("reply_packets"),
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_reply_bytes",
+        "Bytes of the backend's replies through the gateway (mode nat).",
+        attrgetter("reply_bytes"),
+    ),
+)
+
+BACKEND_GAUGES = (
+    _BackendMetric(
+        "lb_xdp_backend_up",
+        "1 while the backend takes new flows (its state is up), else 0.",
+        lambda backend: float(backend.state is State.UP),
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_weight",
+        "The backend's weight, absolute; 0 takes no new flows.",
+        attrgetter("weight"),
+    ),
+    _BackendMetric(
+        "lb_xdp_backend_slots",
+        "Ring slots that the backend holds now; its share of new flows.",
+        attrgetter("slots"),
+    ),
+)
+
+
+class Exposition:
+    """All metrics of one gateway. Holds no global state: two gateways in a process stay apart.
+
+    ``source`` is called once per scrape, through ``snapshot``.
+    """
+
+    def __init__(self, source: Callable[[], Snapshot]) -> None:
+        self.snapshot = source
+        self._probe_duration = Histogram(
+            "lb_xdp_backend_probe_duration_seconds",
+            "How long health probes of the backend took, failed ones included.",
+            BACKEND_LABELS,
+            buckets=PROBE_BUCKETS_S,
+            registry=None,
+        )
+
+    def observe_probe(self, service: str, backend: str, duration_s: float) -> None:
+        """Count one probe of ``backend`` that took ``duration_s`` seconds."""
+        self._probe_duration.labels(service, backend).observe(duration_s)
+
+    def forget(self, service: str, backend: str) -> None:
+        """Drop the probe durations of a backend that has left; unknown ones are no error."""
+        with suppress(KeyError):
+            self._probe_duration.remove(service, backend)
+
+    def render(self, accept: str, snapshot: Snapshot | None = None) -> tuple[bytes, str]:
+        """Return the body and its content type, text or OpenMetrics as ``accept`` prefers.
+
+        Without ``snapshot`` one is taken here. A frozen snapshot may be rendered in another thread.
+        """
+        registry = CollectorRegistry()
+        registry.register(_Scrape(snapshot or self.snapshot(), self._probe_duration))
+        encoder, content_type = choose_encoder(accept)
+        return encoder(registry), content_type
+
+
+class _Scrape(Collector):
+    """The samples of one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, probe_duration: Histogram) -> None:
+        self._snapshot = snapshot
+        self._probe_duration = probe_duration
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric family in the order of docs/metrics.md."""
+        yield from _backends(self._snapshot)
+        for metric in self._probe_duration.collect():
+            # Creation times of label sets: noise to an operator, and three more names to explain.
+            metric.samples = [item for item in metric.samples if not item.name.endswith("_created")]
+            yield metric
+        yield _service_backends(self._snapshot)
+        yield from _datapath(self._snapshot)
+        yield from _controller(self._snapshot)
+
+
+def _backends(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what is counted and known for each backend of each service."""
+    rows = [
+        ((service.name, backend.name), backend)
+        for service in snapshot.services
+        for backend in service.backends
+    ]
+    for spec in BACKEND_COUNTERS:
+        counter = CounterMetricFamily(spec.name, spec.help, labels=BACKEND_LABELS)
+        for labels, backend in rows:
+            counter.add_metric(labels, spec.value(backend))
+        yield counter
+    for spec in BACKEND_GAUGES:
+        gauge = GaugeMetricFamily(spec.name, spec.help, labels=BACKEND_LABELS)
+        for labels, backend in rows:
+            gauge.add_metric(labels, spec.value(backend))
+        yield gauge
+    states = GaugeMetricFamily(
+        "lb_xdp_backend_state",
+        "1 for the state that the backend is in, 0 for every other state.",
+        labels=(*BACKEND_LABELS, "state"),
+    )
+    for labels, backend in rows:
+        for state in State:
+            states.add_metric((*labels, state.value), float(backend.state is state))
+    yield states
+
+
+def _service_backends(snapshot: Snapshot) -> Metric:
+    """Return how many backends of each service are in each state, zeros included."""
+    metric = GaugeMetricFamily(
+        "lb_xdp_service_backends",
+        "Backends of the service that are in the state.",
+        labels=("service", "state"),
+    )
+    for service in snapshot.services:
+        states = [backend.state for backend in service.backends]
+        for state in State:
+            metric.add_metric((service.name, state.value), states.count(state))
+    return metric
+
+
+def _datapath(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what the program saw and what is loaded."""
+    datapath = snapshot.datapath
+    packets = CounterMetricFamily(
+        "lb_xdp_packets",
+        "Packets that the program saw, by what became of them and why; the sum is all packets.",
+        labels=("verdict", "reason"),
+    )
+    for item in datapath.reasons:
+        packets.add_metric((item.verdict.value, item.reason), item.packets)
+    yield packets
+    info = InfoMetricFamily(
+        "lb_xdp_datapath",
+        "The XDP program on each interface and the mode it got; version is the controller's.",
+        labels=("interface", "mode", "program_id", "version"),
+    )
+    for program in datapath.programs:
+        labels = (program.interface, program.mode, str(program.id), snapshot.version)
+        info.add_metric(labels, {})
+    yield info
+    yield GaugeMetricFamily(
+        "lb_xdp_flow_table_entries", "Flows recorded now.", value=datapath.flow_entries
+    )
+    yield GaugeMetricFamily(
+        "lb_xdp_flow_table_capacity",
+        "Flows that can be recorded before the oldest are evicted.",
+        value=datapath.flow_capacity,
+    )
+
+
+def _controller(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what the controller did and how it fares."""
+    yield CounterMetricFamily(
+        "lb_xdp_failovers",
+        "Times that a backend lost its ring slots because it went down.",
+        value=snapshot.failovers,
+    )
+    yield GaugeMetricFamily(
+        "lb_xdp_ring_build_seconds",
+        "How long the last build of rings took.",
+        value=snapshot.ring_build_s,
+    )
+    yield GaugeMetricFamily(
+        "lb_xdp_config_last_reload_success",
+        "1 if the last load of the configuration file was accepted, 0 if it was refused "
+        "and the former one is still in force.",
+        value=float(snapshot.last_reload.success),
+    )
+    yield GaugeMetricFamily(
+        "lb_xdp_config_last_reload_timestamp_seconds",
+        "When the configuration file was last loaded or refused, in Unix time.",
+        value=snapshot.last_reload.timestamp_s,
+    )
+    yield GaugeMetricFamily(
+        "lb_xdp_ready",
+        "1 once the gateway forwards as its configuration asks, as /readyz says.",
+        value=float(snapshot.ready),
+    )

@@ -1,0 +1,248 @@
+"""Keeps the datapath true to the configuration, the probes and the network.
+
+Owns the controller's picture: configuration, health, topology, what the kernel holds. Whatever
+changes ends in ``cycle``: desired, plan, apply. It does no I/O of its own: the daemon hands in
+results and topologies, and a datapath behind ``DatapathPort`` does what the plan says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import NamedTuple, Protocol
+
+from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.health import HealthState, ProbeResult, initial, is_live, observe
+from lb_xdp.core.model import BackendKey, CheckKind, Config, HealthCheck
+from lb_xdp.core.plan import Observed, Plan, make_plan
+from lb_xdp.core.report import BackendView, Count
+from lb_xdp.core.rings import Rings
+from lb_xdp.core.snapshot import Health
+from lb_xdp.core.topology import Topology
+
+_log = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """A monotonic clock, in seconds."""
+
+    def __call__(self) -> float: ...  # noqa: D102 - see the class
+
+
+class DatapathPort(Protocol):
+    """What the reconciler needs of the datapath."""
+
+    def apply(self, plan: Plan, observed: Observed) -> Observed: ...  # noqa: D102 - see Datapath
+    def prepare(self, plan: Plan) -> None: ...  # noqa: D102 - see Datapath
+
+
+class TargetId(NamedTuple):
+    """What is probed: a backend of a pool, once for all services that share the pool."""
+
+    pool: str
+    backend: BackendKey
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how a backend is probed."""
+
+    check: HealthCheck
+    address: IPv4Address
+    port: int
+
+
+class Reconciler:
+    """Not thread-safe: everything is called from the event loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: DatapathPort,
+        observed: Observed,
+        build: int,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.topology = Topology()
+        self.observed = observed
+        self.rings = Rings()
+        self.failovers = 0
+        self.ring_build_s = 0.0
+        self._datapath = datapath
+        self._build = build
+        self._clock = clock
+        self._health: dict[TargetId, HealthState] = {}
+        self._probe_s: dict[TargetId, float] = {}
+        self._checks = checks(config)
+        self._members = _members(config)
+        self.consider(config)
+
+    # What comes in.
+
+    def consider(self, config: Config) -> None:
+        """Make room for the health of a configuration's backends; those known keep theirs."""
+        found_up = {}
+        for service, backend in config.backends():
+            record = self.observed.records.get(BackendId(service.key, backend.key))
+            if record is not None:
+                found_up[TargetId(service.pool.name, backend.key)] = record.up
+        for target, check in checks(config).items():
+            held = self._health.get(target)
+            probed = check.kind is not CheckKind.NONE
+            if held is None or (held.health is Health.NONE) == probed:
+                self._health[target] = initial(check, self._clock(), found_up.get(target))
+
+    def adopt(self, config: Config) -> None:
+        """Make a configuration the goal; ``cycle`` goes there."""
+        self.config = config
+        self._checks = checks(config)
+        self._members = _members(config)
+        self.consider(config)
+        self._health = {target: self._health[target] for target in self._checks}
+        self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
+        self.rings.forget_others(config.services)
+
+    def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
+        """Take in a probe's result; True if what the backend may get has changed."""
+        before = self._health.get(target)
+        check = self._checks.get(target, _FIRST_LOOK)
+        if before is None:
+            return False
+        self._probe_s[target] = result.duration_s
+        after = observe(before, result, check)
+        self._health[target] = after
+        if after.health is before.health:
+            return False
+        if is_live(before.health):
+            self.failovers += 1
+        level = logging.INFO if is_live(after.health) else logging.WARNING
+        _log.log(level, "backend %s of pool %s is %s, was %s: %s", target.backend, target.pool,
+                 after.health, before.health, after.detail)  # fmt: skip
+        return True
+
+    # What goes out.
+
+    def undecided(self, config: Config) -> set[TargetId]:
+        """Return the targets of a configuration that no probe has decided about yet."""
+        return {t for t in checks(config) if self._health[t].health is Health.UNKNOWN}
+
+    def live(self, config: Config) -> frozenset[BackendId]:
+        """Return the backends that probes allow traffic to."""
+        return frozenset(
+            BackendId(service.key, backend.key)
+            for service, backend in config.backends()
+            if is_live(self._health[TargetId(service.pool.name, backend.key)].health)
+        )
+
+    def desired(self, config: Config) -> Desired:
+        """Return the goal for a configuration, as things stand."""
+        started_s, builds = self._clock(), self.rings.builds
+        desired = desire(config, self.topology, self.live(config), self.rings.ring_of, self._build)
+        if self.rings.builds > builds:
+            self.ring_build_s = self._clock() - started_s
+        return desired
+
+    def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
+        """Return the steps from what is to what a configuration asks for."""
+        desired = self.desired(config or self.config)
+        return make_plan(self.observed, desired), desired
+
+    def cycle(self) -> Plan | None:
+        """Bring the datapath to the goal; returns the plan that was applied, None if all is well.
+
+        Raises DatapathError; then the next cycle tries again.
+        """
+        started_s = self._clock()
+        plan, desired = self.plan()
+        if plan.empty:
+            return None
+        observed = self._datapath.apply(plan, self.observed)
+        self.observed = replace(observed, applied=desired.rings)
+        _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
+        return plan
+
+    def members(self, target: TargetId) -> list[tuple[str, str]]:
+        """Return the names, service and backend, that a probed target has."""
+        return self._members.get(target, [])
+
+    def views(
+        self, counts: Mapping[BackendId, Count], timestamp_s: float
+    ) -> dict[BackendId, BackendView]:
+        """Return what is known of every backend; ``timestamp_s`` is now, in Unix time."""
+        now_s = self._clock()
+        views = {}
+        for service, backend in self.config.backends():
+            target = TargetId(service.pool.name, backend.key)
+            identity = BackendId(service.key, backend.key)
+            health = self._health[target]
+            views[identity] = BackendView(
+                health,
+                counts.get(identity),
+                self.rings.slots(service.key).get(backend.key, 0),
+                self._probe_s.get(target),
+                timestamp_s - (now_s - health.since_s),
+            )
+        return views
+
+    @property
+    def ready(self) -> bool:
+        """Whether the goal is reached and every backend decided about."""
+        wanted = set(self.config.gateway.interfaces)
+        return wanted <= set(self.observed.attached) and not self.undecided(self.config)
+
+
+_FIRST_LOOK = HealthCheck(CheckKind.TCP)
+"""For a target that is probed before its configuration is adopted: the first result decides."""
+
+
+def checks(config: Config) -> dict[TargetId, HealthCheck]:
+    """Return the health check of every backend of every pool in use."""
+    return {
+        TargetId(service.pool.name, backend.key): service.pool.health
+        for service, backend in config.backends()
+    }
+
+
+def _members(config: Config) -> dict[TargetId, list[tuple[str, str]]]:
+    members: dict[TargetId, list[tuple[str, str]]] = {}
+    for service, backend in config.backends():
+        target = TargetId(service.pool.name, backend.key)
+        members.setdefault(target, []).append((service.name, backend.name))
+    return members
+
+
+def targets(config: Config) -> dict[TargetId, Target]:
+    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own."""
+    return {
+        target: Target(
+            check, check.host or target.backend.address, check.port or target.backend.port
+        )
+        for target, check in checks(config).items()
+        if check.kind is not CheckKind.NONE
+    }
+
+
+def addresses(config: Config) -> frozenset[IPv4Address]:
+    """Return the addresses that packets are sent to."""
+    return frozenset(backend.address for _, backend in config.backends())
+
+
+def _sentence(plan: Plan) -> str:
+    """Say in one sentence what a cycle changed."""
+    parts = []
+    if plan.build:
+        parts.append(f"generation {plan.generation} with {len(plan.rings)} services")
+    elif plan.rings:
+        parts.append(f"{len(plan.rings)} rings written")
+    if plan.records and not plan.build:
+        parts.append(f"{len(plan.records)} backends updated")
+    if moved := sum(plan.moved.values()):
+        parts.append(f"{moved} slots moved")
+    if plan.attach:
+        parts.append(f"attached to {', '.join(plan.attach)}")
+    if plan.detach:
+        parts.append(f"detached from {', '.join(plan.detach)}")
+    return "; ".join(parts)

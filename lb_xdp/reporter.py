@@ -1,0 +1,84 @@
+"""Makes the Snapshot that status, API and metrics show: one read of everything at one moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from lb_xdp import __version__
+from lb_xdp.core.desired import BackendId
+from lb_xdp.core.report import Count, empty_services, service_statuses
+from lb_xdp.core.ring import RING_SLOTS
+from lb_xdp.core.snapshot import (
+    DatapathStatus,
+    ProgramStatus,
+    ReasonCount,
+    ReloadStatus,
+    Snapshot,
+)
+from lb_xdp.reconciler import Reconciler
+
+
+class CountersPort(Protocol):
+    """What is read from the datapath."""
+
+    @property
+    def layout_version(self) -> int: ...  # noqa: D102 - see Datapath
+    def backend_counts(  # noqa: D102 - see Datapath
+        self, indices: Mapping[BackendId, int]
+    ) -> Mapping[BackendId, Count]: ...
+    def reason_counts(self) -> tuple[ReasonCount, ...]: ...  # noqa: D102 - see Datapath
+    def flow_usage(self) -> tuple[int, int]: ...  # noqa: D102 - see Datapath
+    def programs(self) -> tuple[ProgramStatus, ...]: ...  # noqa: D102 - see Datapath
+
+
+class Reporter:
+    """Holds what only a report needs: when the daemon started, how the last reload went."""
+
+    def __init__(self, reconciler: Reconciler, datapath: CountersPort) -> None:
+        self._reconciler = reconciler
+        self._datapath = datapath
+        self._started_timestamp_s = time.time()
+        self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
+        self.host_notices: tuple[str, ...] = ()
+        self.trouble = ""
+
+    def snapshot(self) -> Snapshot:
+        """Return the gateway as it is now. Raises DatapathError once it is detached."""
+        reconciler = self._reconciler
+        config, now_s = reconciler.config, time.time()
+        counts = self._datapath.backend_counts(reconciler.observed.indices)
+        views = reconciler.views(counts, now_s)
+        services = service_statuses(config, reconciler.topology, views)
+        trouble = (self.trouble,) if self.trouble else ()
+        return Snapshot(
+            gateway=config.gateway.name,
+            version=__version__,
+            pid=os.getpid(),
+            started_timestamp_s=self._started_timestamp_s,
+            timestamp_s=now_s,
+            config_source=config.source,
+            ready=reconciler.ready and not trouble,
+            last_reload=self.last_reload,
+            failovers=reconciler.failovers,
+            ring_build_s=reconciler.ring_build_s,
+            datapath=self._datapath_status(),
+            services=services,
+            notices=(*trouble, *self.host_notices, *empty_services(services)),
+        )
+
+    def _datapath_status(self) -> DatapathStatus:
+        entries, capacity = self._datapath.flow_usage()
+        return DatapathStatus(
+            programs=self._datapath.programs(),
+            generation=self._reconciler.observed.generation,
+            layout=self._datapath.layout_version,
+            netns=Path("/proc/self/ns/net").stat().st_ino,
+            ring_slots=RING_SLOTS,
+            flow_entries=entries,
+            flow_capacity=capacity,
+            reasons=self._datapath.reason_counts(),
+        )

@@ -1,0 +1,127 @@
+"""A gateway's snapshot with a bit of everything, and a controller that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from lb_xdp.core.snapshot import (
+    Admin,
+    BackendStatus,
+    DatapathStatus,
+    Health,
+    ProgramStatus,
+    ReasonCount,
+    ReloadStatus,
+    ServiceStatus,
+    Snapshot,
+    State,
+    Verdict,
+)
+from lb_xdp.errors import LbError
+
+NOW_S = 1_700_000_000.0
+
+WEB1 = BackendStatus(
+    name="web1",
+    address="10.0.0.11:8080",
+    state=State.UP,
+    admin=Admin.READY,
+    health=Health.UP,
+    weight=100,
+    slots=21_846,
+    packets=12_345_678,
+    bytes=1_234_567_890,
+    flows=20_000,
+    reply_packets=12_000_000,
+    reply_bytes=9_000_000_000,
+    detail="2 of 2 probes succeeded",
+    since_timestamp_s=NOW_S - 11_520,
+    probe_duration_s=0.004,
+)
+WEB2 = replace(WEB1, name="web2", address="10.0.0.12:8080", weight=200, slots=43_691)
+WEB3 = replace(
+    WEB1,
+    name="10.0.0.13:8080",
+    address="10.0.0.13:8080",
+    state=State.DOWN,
+    health=Health.DOWN,
+    slots=0,
+    packets=999_999,
+    bytes=77_000,
+    flows=7,
+    detail="connection refused",
+    since_timestamp_s=NOW_S - 12,
+    probe_duration_s=None,
+)
+WEB = ServiceStatus(
+    name="web",
+    vip="203.0.113.10",
+    port=80,
+    protocol="tcp",
+    mode="nat",
+    algorithm="maglev",
+    pool="web",
+    backends=(WEB1, WEB2, WEB3),
+)
+SNAPSHOT = Snapshot(
+    gateway="gw1",
+    version="0.1.0",
+    pid=4242,
+    started_timestamp_s=NOW_S - 11_520,
+    timestamp_s=NOW_S,
+    config_source="/etc/lb-xdp/gw1.yaml",
+    ready=True,
+    last_reload=ReloadStatus(success=True, timestamp_s=NOW_S - 200),
+    failovers=3,
+    ring_build_s=0.0125,
+    datapath=DatapathStatus(
+        programs=(ProgramStatus("eth0", "native", 51), ProgramStatus("eth1", "generic", 52)),
+        generation=3,
+        layout=1,
+        netns=4_026_531_840,
+        ring_slots=65_537,
+        flow_entries=500,
+        flow_capacity=10_000,
+        reasons=(
+            ReasonCount(Verdict.FORWARD, "nat_to_backend", 25_000_000),
+            ReasonCount(Verdict.PASS, "not_vip", 1_200),
+            ReasonCount(Verdict.DROP, "no_backend", 0),
+        ),
+    ),
+    services=(WEB,),
+)
+TROUBLED = replace(
+    SNAPSHOT,
+    ready=False,
+    last_reload=ReloadStatus(
+        success=False,
+        timestamp_s=NOW_S - 30,
+        errors=("lb.yaml:7:5: pools[0].backends[0].weight: -1 is not allowed, 0 to 65535 is",),
+    ),
+    notices=("service web has no backend that is up: its packets are dropped",),
+)
+
+
+@dataclass
+class FakeController:
+    """Shows ``shown`` and notes what it was asked for; ``refusal`` is raised by every call."""
+
+    shown: Snapshot = SNAPSHOT
+    refusal: LbError | None = None
+    calls: list[str] = field(default_factory=list)
+
+    def snapshot(self) -> Snapshot:
+        self._note("snapshot")
+        return self.shown
+
+    async def reload(self) -> str:
+        self._note("reload")
+        return "reloaded: 1 backend added, 1200 of 65537 slots moved"
+
+    async def detach(self) -> None:
+        self._note("detach")
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if self.refusal:
+            raise self.refusal

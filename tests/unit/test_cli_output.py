@@ -1,0 +1,134 @@
+"""What commands and the log look like: the status screen, figures, and log lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from lb_xdp.cli.logs import JsonFormatter, LogFormat, TextFormatter, setup
+from lb_xdp.cli.status_table import duration, percent, quantity, render
+from lb_xdp.core.snapshot import Admin, State
+from lb_xdp.errors import LbError
+from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB, WEB1
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Give the root logger back as it was: ``run`` sets it up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_trouble_is_loud(columns: int) -> None:
+    """A refused reload and a notice are said in full; wide screens show admin as well."""
+    screen = render(TROUBLED, columns=columns, colour=False)
+    assert "NOT READY" in screen
+    assert "! RELOAD REFUSED 30s ago" in screen
+    assert TROUBLED.last_reload.errors[0] in screen
+    assert f"! {TROUBLED.notices[0]}" in screen
+    assert (" admin " in screen) == (columns == 120)
+    assert max(map(len, screen.splitlines())) <= columns
+
+
+def test_a_drained_backend_shows_what_was_asked() -> None:
+    """In 80 columns too admin is shown where a backend is not simply ready."""
+    drained = replace(WEB1, state=State.DRAIN, admin=Admin.DRAIN, detail="since the last reload")
+    service = replace(WEB, backends=(drained, *WEB.backends[1:]))
+    screen = render(replace(SNAPSHOT, services=(service,)), columns=80, colour=False)
+    assert " admin " in screen
+    assert "web1: drain for 3h12m: since the last reload" in screen
+    assert max(map(len, screen.splitlines())) <= 80
+
+
+def test_long_names_are_folded_not_cut() -> None:
+    """Every character of a long name is on the screen, within the columns."""
+    long = replace(WEB1, name="abcdefghij" * 6)
+    service = replace(WEB, backends=(long,))
+    screen = render(replace(SNAPSHOT, services=(service,)), columns=80, colour=False)
+    rows = screen.partition("backend ")[2].partition("packets\n")[0]
+    assert rows.count("j") == 6
+    assert max(map(len, screen.splitlines())) <= 80
+
+
+def test_markup_in_names_is_text_and_colour_is_optional() -> None:
+    """A name like rich's markup is printed as it is; colours appear only when asked for."""
+    odd = replace(SNAPSHOT, services=(replace(WEB, name="[red]x[/red]"),))
+    assert "[red]x[/red]" in render(odd, columns=80, colour=False)
+    assert "\x1b[" not in render(odd, columns=80, colour=False)
+    assert "\x1b[" in render(odd, columns=80, colour=True)
+
+
+def test_a_gateway_with_nothing_attached() -> None:
+    """Without program, packets and flow table the screen says so and leaves the rest out."""
+    datapath = replace(SNAPSHOT.datapath, programs=(), reasons=(), flow_capacity=0, ring_slots=0)
+    screen = render(replace(SNAPSHOT, datapath=datapath), columns=80, colour=False)
+    assert "NOT ATTACHED" in screen
+    assert "flows     " not in screen
+    assert "verdict" not in screen
+
+
+def test_figures_are_short() -> None:
+    """Quantities take seven characters at most, shares one decimal, durations two units."""
+    assert [quantity(value) for value in (0, 999_999, 1_000_000, 999_949_999, 10**12)] == [
+        *("0", "999999", "1.0M", "999.9M", "1.0T")
+    ]
+    assert quantity(999_960_000) == "1.0G"
+    assert len(quantity(2**64 - 1)) <= 7
+    assert [percent(1, 3), percent(1, 10**6), percent(0, 5), percent(1, 0)] == [
+        *("33.3%", "<0.1%", "0.0%", "-")
+    ]
+    assert [duration(seconds) for seconds in (-1, 59, 61, 3_600, 90_000)] == [
+        *("0s", "59s", "1m1s", "1h0m", "1d1h")
+    ]
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    """Return a record as ``logger.info(message, extra=extra)`` makes it."""
+    values = {"name": "lb_xdp.x", "levelname": "INFO", "msg": message, "created": 0.0, **extra}
+    return logging.makeLogRecord(values)
+
+
+def test_text_log_is_key_value() -> None:
+    """On a terminal a record is one line; values that need it are quoted."""
+    line = TextFormatter().format(record("backend down", backend="web1", why="no answer", n=3))
+    start = "1970-01-01T00:00:00.000Z INFO backend down "
+    assert line == f'{start}backend=web1 why="no answer" n=3'
+
+
+def test_json_log_is_one_object() -> None:
+    """Elsewhere a record is one JSON object, with its extra keys and its traceback."""
+    error = LbError("broken")
+    exc_info = (LbError, error, None)
+    line = JsonFormatter().format(record("failed", backend="web1", exc_info=exc_info))
+    document = json.loads(line)
+    assert "\n" not in line
+    assert "LbError: broken" in document.pop("traceback")
+    assert document == {
+        "time": "1970-01-01T00:00:00.000Z",
+        "level": "info",
+        "logger": "lb_xdp.x",
+        "message": "failed",
+        "backend": "web1",
+    }
+
+
+def test_log_form_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto writes text to a terminal and JSON elsewhere; an explicit form wins."""
+    for terminal, form, kind in (
+        (True, LogFormat.AUTO, TextFormatter),
+        (False, LogFormat.AUTO, JsonFormatter),
+        (False, LogFormat.TEXT, TextFormatter),
+        (True, LogFormat.JSON, JsonFormatter),
+    ):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        setup("info", form)
+        assert isinstance(logging.getLogger().handlers[0].formatter, kind)
