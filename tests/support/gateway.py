@@ -1,0 +1,191 @@
+"""The real daemon on a gateway of the lab, driven as an operator would: files, signals, commands.
+
+This module owns its configuration file, its process and its traces; it refuses to reach into the
+daemon's own code.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
+
+from tests.support.topologies import VIP, Network
+
+_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
+_METRICS_PORT = 9464
+_POLL_S = 0.02
+
+HTTP_CHECK = {"type": "http", "path": "/healthz", "interval": "100ms", "timeout": "100ms"}
+"""A probe every 100 ms, down after the second failure in a row."""
+
+
+def config_for(
+    network: Network,
+    *,
+    name: str = "gw1",
+    mode: str = "nat",
+    protocol: str = "tcp",
+    port: int = 80,
+    backend_port: int = 80,
+    weights: Sequence[int] = (100, 200, 300),
+    health: dict[str, Any] | str | None = None,
+) -> dict[str, Any]:
+    """Return a configuration of one service ``web`` over the backends ``b1``, ``b2`` ..."""
+    targets = zip(network.backends, network.backend_addresses, weights, strict=False)
+    backends = [
+        {"name": host.name, "host": address, "port": backend_port, "weight": weight}
+        for host, address, weight in targets
+    ]
+    check = HTTP_CHECK | {"threshold": {"rise": 2, "fall": 2}} if health is None else health
+    service = {"name": "web", "vip": VIP, "port": port, "protocol": protocol, "mode": mode}
+    return {
+        "gateway": {
+            "name": name,
+            "interfaces": list(network.gateway_interfaces),
+            "metrics": {"listen": f"127.0.0.1:{_METRICS_PORT}"},
+        },
+        "pools": [{"name": "web", "backends": backends, "health": check}],
+        "services": [service | {"pool": "web"}],
+    }
+
+
+class Gateway:
+    """A daemon with its configuration file, from `start` to the end of the lab."""
+
+    def __init__(self, network: Network, config: dict[str, Any]) -> None:
+        self.host = network.gateway
+        self.name = str(config["gateway"]["name"])
+        folder = network.lab.directory / f"gateway-{self.name}"
+        folder.mkdir()
+        self.config_path = folder / "lb.yaml"
+        self.log_path = folder / "log"
+        self._process: subprocess.Popen[str] | None = None
+        self.write(config)
+        network.lab.on_close.callback(self._remove_traces)
+
+    def write(self, config: dict[str, Any] | str) -> None:
+        """Replace the configuration file; `reload` makes the daemon read it."""
+        if isinstance(config, str):
+            self.config_path.write_text(config)
+        else:
+            YAML().dump(config, self.config_path)
+
+    def start(self, *, wait_s: float = 30) -> None:
+        """Start the daemon; with ``wait_s`` return when it says that it is ready."""
+        with self.log_path.open("a") as log:
+            command = [_COMMAND, "run", "-c", str(self.config_path)]
+            self._process = self.host.popen(*command, stdout=log, stderr=log)
+        if wait_s:
+            self.wait_until(lambda: self.get("/readyz")[0] == http.HTTPStatus.OK, timeout_s=wait_s)
+
+    @property
+    def pid(self) -> int:
+        """Return the daemon's process number."""
+        return self._running().pid
+
+    def log(self) -> str:
+        """Return everything that the daemon logged, of all its lives."""
+        return self.log_path.read_text()
+
+    def reload(self) -> None:
+        """Send SIGHUP. The daemon reloads on its own time: wait for what should come of it."""
+        self._running().send_signal(signal.SIGHUP)
+
+    def kill(self) -> None:
+        """End the daemon by SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """End the daemon by SIGTERM; return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``lb-xdp`` for this gateway."""
+        return self.host.run(_COMMAND, "--name", self.name, *arguments, check=check)
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``lb-xdp status -o json`` prints."""
+        status: dict[str, Any] = json.loads(self.command("status", "-o", "json").stdout)
+        return status
+
+    def backends(self) -> dict[str, dict[str, Any]]:
+        """Return the backends of all services in the status, by name."""
+        services = self.status()["services"]
+        return {entry["name"]: entry for service in services for entry in service["backends"]}
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status code and text of a page of the daemon's HTTP port; code 0: no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", _METRICS_PORT, timeout=5)
+        with closing(connection):
+            try:
+                with self.host.inside():
+                    connection.connect()
+                connection.request("GET", path)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
+
+    def metrics(self) -> str:
+        """Return the text of ``/metrics``."""
+        return self.get("/metrics")[1]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of ``name`` that have these labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.metrics())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def wait_until_up(self, *names: str, timeout_s: float = 10) -> None:
+        """Return when the named backends are up."""
+        self.wait_until(lambda: all(self.is_up(name) for name in names), timeout_s=timeout_s)
+
+    def wait_until_down(self, *names: str, timeout_s: float = 10) -> None:
+        """Return when the named backends are down."""
+        self.wait_until(lambda: not any(map(self.is_up, names)), timeout_s=timeout_s)
+
+    def is_up(self, backend: str) -> bool:
+        """Say whether the daemon sends traffic to ``backend``."""
+        return self.metric("lb_xdp_backend_up", backend=backend) > 0
+
+    def wait_until(self, holds: Callable[[], bool], *, timeout_s: float = 10) -> None:
+        """Return when ``holds()`` does. Raise, with the daemon's log, if it ends or is slow."""
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if self._running().poll() is not None:
+                raise ChildProcessError(f"lb-xdp ended: {self._running().returncode}\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {timeout_s} s; the daemon's log:\n{self.log()}")
+            time.sleep(_POLL_S)
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            raise ProcessLookupError("the daemon is not started")
+        return self._process
+
+    def _end(self, how: int) -> int:
+        code = self.host.stop(self._running(), how)
+        self._process = None
+        return code
+
+    def _remove_traces(self) -> None:
+        """End the daemon and take its pins away, so that the next lab may use the name again."""
+        if self._process is not None:
+            self.kill()
+        for parent in ("/sys/fs/bpf/lb-xdp", "/run/lb-xdp", "/var/lib/lb-xdp"):
+            shutil.rmtree(Path(parent, self.name), ignore_errors=True)
