@@ -1,52 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * MurmurHash3_x86_32 (Austin Appleby, public domain) over whole 32-bit words. Two users: the flow
- * hash, which must be the same on every gateway and in lb_xdp/core/flow_hash.py, and the endpoint
- * table.
+ * Hashes. A packet waits for each multiplication in turn, so there are as few as do the work.
  */
 #ifndef LB_HASH_H
 #define LB_HASH_H
 
-static __always_inline __u32 lb_rotl32(__u32 value, int bits)
-{
-	return (value << bits) | (value >> (32 - bits));
-}
-
-static __always_inline __u32 lb_hash_mix(__u32 hash, __u32 word)
-{
-	word *= 0xcc9e2d51;
-	word = lb_rotl32(word, 15);
-	word *= 0x1b873593;
-	hash ^= word;
-	return lb_rotl32(hash, 13) * 5 + 0xe6546b64;
-}
-
-static __always_inline __u32 lb_hash_end(__u32 hash, __u32 bytes)
-{
-	hash ^= bytes;
-	hash ^= hash >> 16;
-	hash *= 0x85ebca6b;
-	hash ^= hash >> 13;
-	hash *= 0xc2b2ae35;
-	return hash ^ (hash >> 16);
-}
-
-/* Addresses and ports in host order. */
+/*
+ * Which slot a flow falls on: the same on every gateway, and in lb_xdp/core/flow_hash.py, which says
+ * why it is what it is. Addresses and ports in host order, ports as source << 16 | destination.
+ */
 static __always_inline __u32 lb_flow_hash(__u32 source, __u32 destination, __u32 ports,
 					  __u8 protocol)
 {
-	__u32 hash = protocol;
+	__u64 hash = ((__u64)source << 32 | destination) * 0x9e3779b97f4a7c15ULL;
 
-	hash = lb_hash_mix(hash, source);
-	hash = lb_hash_mix(hash, destination);
-	hash = lb_hash_mix(hash, ports);
-	return lb_hash_end(hash, 12);
+	hash ^= hash >> 32;
+	hash = (hash ^ ((__u64)protocol << 32 | ports)) * 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 32;
+	return hash * 0xc4ceb9fe1a85ec53ULL >> 32;
 }
 
-/* Address in host order; `where` is port << 16 | protocol, or 0 for the address alone. */
-static __always_inline __u32 lb_endpoint_hash(__u32 seed, __u32 address, __u32 where)
+/*
+ * The bucket of an endpoint: multiply-shift (Dietzfelbinger et al., J. Algorithms 25, 1997), one
+ * multiplication. The controller picks the odd factor with which no bucket overflows.
+ */
+static __always_inline __u32 lb_bucket_of(__u64 key, __u64 factor)
 {
-	return lb_hash_end(lb_hash_mix(lb_hash_mix(seed, address), where), 8);
+	return key * factor >> (64 - LB_BUCKET_BITS);
 }
 
 #endif

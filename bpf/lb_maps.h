@@ -11,10 +11,10 @@
 
 #define LB_MAP(name) ((void *)bpf_pseudo_fd(1, LB_FD_##name))
 
-/* The value of the one-entry endpoint table. LB_BUCKETS is a power of two. */
+/* The value of the one-entry endpoint table. */
 struct lb_table {
 	struct lb_table_head head;
-	struct lb_bucket bucket[LB_BUCKETS];
+	struct lb_bucket bucket[1 << LB_BUCKET_BITS];
 };
 
 /*

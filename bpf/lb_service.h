@@ -19,10 +19,9 @@ static __always_inline __u64 lb_endpoint_key(__be32 address, __be16 port, __u8 p
 static __always_inline struct lb_endpoint *lb_endpoint_find(struct lb_table *table, __be32 address,
 							    __be16 port, __u8 protocol)
 {
-	__u32 where = (__u32)bpf_ntohs(port) << 16 | protocol;
-	__u32 hash = lb_endpoint_hash(table->head.seed, bpf_ntohl(address), where);
-	struct lb_bucket *bucket = &table->bucket[hash & (LB_BUCKETS - 1)];
 	__u64 key = lb_endpoint_key(address, port, protocol);
+	__u32 at = lb_bucket_of(key, table->head.factor);
+	struct lb_bucket *bucket = &table->bucket[at & ((1 << LB_BUCKET_BITS) - 1)];
 
 #pragma unroll
 	for (int i = 0; i < LB_BUCKET_ENTRIES; i++) {

@@ -36,17 +36,17 @@ LB_SIZE(lb_endpoint, 16);
 
 #define LB_BUCKET_ENTRIES 4
 
-/* One cache line: what a lookup reads. The controller chooses a seed with which none overflows. */
+/* One cache line: what a lookup reads. The controller sees to it that none overflows. */
 struct lb_bucket {
 	struct lb_endpoint entry[LB_BUCKET_ENTRIES];
 };
 LB_SIZE(lb_bucket, 64);
 
-/* The head of the endpoint table; LB_BUCKETS buckets follow. */
+/* The head of the endpoint table; 1 << LB_BUCKET_BITS buckets follow. */
 struct lb_table_head {
 	__u64 build; /* for the controller: which sources the generation's program came from */
-	__u32 seed;
-	__u32 pad[13];
+	__u64 factor; /* odd: what lb_bucket_of() multiplies by */
+	__u64 pad[6];
 };
 LB_SIZE(lb_table_head, 64);
 

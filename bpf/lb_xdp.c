@@ -7,7 +7,7 @@
  * Compiled by lb_xdp/datapath/compile.py, which sets
  *   LB_FD_*        a placeholder for each map
  *   LB_RING_SLOTS  slots of a ring (prime)
- *   LB_BUCKETS     buckets of the endpoint table (a power of two)
+ *   LB_BUCKET_BITS the endpoint table has that power of two buckets
  *   LB_NAT, LB_DSR whether any service uses that mode: what nobody uses is not compiled
  */
 #include <uapi/linux/bpf.h>

@@ -27,7 +27,7 @@ from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
 from lb_xdp.errors import DatapathError, HostError, InvalidConfigError, LbError
-from lb_xdp.instance import locked, notify, require_privilege
+from lb_xdp.instance import locked, notify, raise_file_limit, require_privilege
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.netlink.follow import Follower
@@ -50,6 +50,7 @@ def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
     config = load_config(config_path)
     require_privilege()
+    raise_file_limit()
     with locked(config.gateway.name):
         try:
             asyncio.run(Daemon(config, config_path, replace=replace).main())
@@ -148,21 +149,22 @@ class Daemon:
             self._prober = await stack.enter_async_context(Prober(self._on_probe))
             await self._first_cycle()
         except BaseException:
-            if self._reconciler.observed.generation == 0:
+            if not (self._reconciler.observed.generation or self._reconciler.observed.attached):
                 self._datapath.remove()  # nothing forwarded before, so nothing is left behind
             raise
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
 
     async def _first_cycle(self) -> None:
-        """Take over at once what forwards already; a new gateway waits for first results."""
+        """Compile while neighbours and first probes answer, then go to the goal.
+
+        What forwards already goes on meanwhile: its backends are decided about by their records.
+        """
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
-        compiled = asyncio.to_thread(self._datapath.prepare, plan)
-        if self._reconciler.observed.generation:
-            await compiled
-        else:
-            await asyncio.gather(compiled, self._settle(self._config))
+        await asyncio.gather(
+            asyncio.to_thread(self._datapath.prepare, plan), self._settle(self._config)
+        )
         self._reconciler.cycle()
 
     async def _settle(self, config: Config) -> None:
@@ -257,8 +259,8 @@ class Daemon:
         )
 
     async def _detach(self) -> None:
-        for done in self._datapath.remove():
-            _log.info("%s", done)
+        for removed in self._datapath.remove():
+            _log.info("removed %s", removed)
         self._stopping = True
         self._dirty.set()
 

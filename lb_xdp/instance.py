@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ def require_privilege() -> None:
             f"lb-xdp must run as root to load XDP programs (missing {', '.join(missing)}): "
             "sudo lb-xdp run -c FILE; only `lb-xdp check` and `lb-xdp schema` need no privilege"
         )
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as this process may have: each probe under way is a socket."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

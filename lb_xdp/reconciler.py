@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire
 from lb_xdp.core.health import HealthState, ProbeResult, initial, is_live, observe
 from lb_xdp.core.model import BackendKey, CheckKind, Config, HealthCheck
 from lb_xdp.core.plan import Observed, Plan, make_plan
@@ -140,7 +140,14 @@ class Reconciler:
     def desired(self, config: Config) -> Desired:
         """Return the goal for a configuration, as things stand."""
         started_s, builds = self._clock(), self.rings.builds
-        desired = desire(config, self.topology, self.live(config), self.rings.ring_of, self._build)
+        desired = desire(
+            config,
+            self.topology,
+            self.live(config),
+            self.rings.ring_of,
+            build=self._build,
+            held=self.observed.records,
+        )
         if self.rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
         return desired
@@ -180,6 +187,7 @@ class Reconciler:
             health = self._health[target]
             views[identity] = BackendView(
                 health,
+                self.observed.records.get(identity, UNREACHABLE),
                 counts.get(identity),
                 self.rings.slots(service.key).get(backend.key, 0),
                 self._probe_s.get(target),

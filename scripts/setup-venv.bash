@@ -37,8 +37,7 @@ check_python() {
 }
 
 install_project() {
-	# clang-format from PyPI: what it prints differs between the distributions' versions.
-	local what=(-e '.[dev]' clang-format)
+	local what=(-e '.[dev]')
 	[ "$1" = dev ] || what=(-e .)
 	say "installing the project and its libraries into .venv"
 	quietly .venv/bin/python -m pip install -q --disable-pip-version-check \

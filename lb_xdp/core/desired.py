@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lb_xdp.core.model import BackendKey, Config, Mode, Service, ServiceKey
 from lb_xdp.core.ring import Ring
-from lb_xdp.core.topology import Interface, Topology
+from lb_xdp.core.topology import Interface, NextHop, Topology
 
 
 class BackendId(NamedTuple):
@@ -88,10 +88,16 @@ def desire(
     topology: Topology,
     live: Collection[BackendId],
     ring_of: RingOf,
+    *,
     build: int,
+    held: Mapping[BackendId, BackendRecord],
 ) -> Desired:
-    """Return what the datapath should be, given which backends may take traffic."""
-    records = _records(config, topology, live)
+    """Return what the datapath should be, given which backends may take traffic.
+
+    ``held`` are the present records: a backend whose neighbour does not answer now keeps the MAC
+    that it had. Whether it is alive is for probes to say, not for ARP.
+    """
+    records = _records(config, topology, live, held)
     rings = {}
     for service in config.services:
         keys = (backend.key for backend in service.pool.backends)
@@ -114,7 +120,10 @@ def _ours(config: Config, topology: Topology) -> list[Interface]:
 
 
 def _records(
-    config: Config, topology: Topology, live: Collection[BackendId]
+    config: Config,
+    topology: Topology,
+    live: Collection[BackendId],
+    held: Mapping[BackendId, BackendRecord],
 ) -> dict[BackendId, BackendRecord]:
     users = Counter(
         (backend.key, service.protocol)
@@ -126,33 +135,45 @@ def _records(
     for service, backend in config.backends():
         identity = BackendId(service.key, backend.key)
         hop = topology.next_hops.get(backend.address)
-        if hop is None or hop.mac is None or hop.ifindex not in ours:
-            records[identity] = UNREACHABLE
-            continue
-        if service.mode is Mode.DSR and not hop.on_link:
+        interface = ours.get(hop.ifindex) if hop else None
+        mac = _mac(hop, held.get(identity)) if hop else None
+        if hop is None or interface is None or mac is None or not _carries(service.mode, hop):
             records[identity] = UNREACHABLE
             continue
         records[identity] = BackendRecord(
             hop.ifindex,
-            hop.mac,
+            mac,
             hop.source_mac,
-            ours[hop.ifindex].mtu,
+            interface.mtu,
             up=identity in live,
             shared=service.mode is Mode.NAT and users[backend.key, service.protocol] > 1,
         )
     return records
 
 
-def why_unreachable(service: Service, address: IPv4Address, topology: Topology) -> str | None:
-    """Say in words why no packet can be sent to a backend, or None if one can."""
+def _carries(mode: Mode, hop: NextHop) -> bool:
+    """Say whether a mode can go this way: dsr changes MACs only, so it ends at a router."""
+    return hop.on_link or mode is not Mode.DSR
+
+
+def _mac(hop: NextHop, held: BackendRecord | None) -> bytes | None:
+    if hop.mac is None and held is not None and held.ifindex == hop.ifindex:
+        return held.mac
+    return hop.mac
+
+
+def why_unreachable(
+    service: Service, address: IPv4Address, topology: Topology, record: BackendRecord
+) -> str | None:
+    """Say in words why no packet can be sent to a backend, or None if its record can be used."""
+    if record.reachable:
+        return None
     hop = topology.next_hops.get(address)
     names = {interface.index: name for name, interface in topology.interfaces.items()}
     if hop is None:
         return f"no route to {address}"
     if hop.ifindex not in names:
         return f"the route to {address} leaves by an interface that is not in gateway.interfaces"
-    if service.mode is Mode.DSR and not hop.on_link:
+    if not _carries(service.mode, hop):
         return f"behind router {hop.gateway}: dsr reaches only the own network, use mode: nat"
-    if hop.mac is None:
-        return f"no answer to ARP for {hop.gateway or address} on {names[hop.ifindex]}"
-    return None
+    return f"no answer to ARP for {hop.gateway or address} on {names[hop.ifindex]}"

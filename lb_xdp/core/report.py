@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from lb_xdp.core.desired import BackendId, why_unreachable
+from lb_xdp.core.desired import BackendId, BackendRecord, why_unreachable
 from lb_xdp.core.health import HealthState
 from lb_xdp.core.model import Backend, Config, Service
 from lb_xdp.core.snapshot import (
@@ -39,6 +39,7 @@ class BackendView:
     """What is known of one backend of one service. ``health`` is that of its pool's member."""
 
     health: HealthState
+    record: BackendRecord
     count: Count | None
     slots: int
     probe_duration_s: float | None
@@ -56,7 +57,7 @@ def backend_status(
     service: Service, backend: Backend, topology: Topology, view: BackendView
 ) -> BackendStatus:
     """Return one backend's line of the status."""
-    obstacle = why_unreachable(service, backend.address, topology)
+    obstacle = why_unreachable(service, backend.address, topology, view.record)
     count = view.count
     return BackendStatus(
         name=backend.name,

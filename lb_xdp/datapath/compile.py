@@ -45,7 +45,7 @@ MAP_NAMES = (
 class Parameters:
     """What the sources are compiled for: nothing that no service uses is in the program."""
 
-    buckets: int
+    bucket_bits: int
     nat: bool
     dsr: bool
 
@@ -53,7 +53,7 @@ class Parameters:
         """Return the compiler's arguments."""
         flags = [
             f"-DLB_RING_SLOTS={RING_SLOTS}",
-            f"-DLB_BUCKETS={self.buckets}",
+            f"-DLB_BUCKET_BITS={self.bucket_bits}",
             f"-DLB_NAT={int(self.nat)}",
             f"-DLB_DSR={int(self.dsr)}",
         ]

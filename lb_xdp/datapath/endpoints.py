@@ -1,8 +1,8 @@
 """The endpoint table: who stands at an address and port, laid out for one cache line a lookup.
 
-A bucket has four entries. The builder tries seeds until no bucket overflows, and doubles the table
-when none fits; so the program never searches further. ``bpf/lb_service.h`` reads what is made here,
-``bpf/lb_hash.h`` has the hash: MurmurHash3_x86_32 over address and port << 16 | protocol.
+A bucket has four entries. The builder tries factors until no bucket overflows, and doubles the
+table when none fits; so the program never searches further. ``bpf/lb_service.h`` reads what is made
+here, ``bpf/lb_hash.h`` has the hash: multiply-shift over the entry's first eight octets.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from lb_xdp.core.model import Mode, Protocol, ServiceKey
 from lb_xdp.datapath.layout import layout
 from lb_xdp.errors import MapError
 
-MIN_BUCKETS = 64
-_MAX_BUCKETS = 1 << 20
-_SEEDS = 64
+MIN_BUCKET_BITS = 6
+_MAX_BUCKET_BITS = 20
+_FACTORS = 64
 
-_U32 = NDArray[np.uint32]
+_U64 = 0xFFFF_FFFF_FFFF_FFFF
+_Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointTable:
-    """A table that fits: ``buckets`` is what the program must be compiled with."""
+    """A table that fits: ``bucket_bits`` is what the program must be compiled with."""
 
-    seed: int
-    buckets: int
+    factor: int
+    bucket_bits: int
     entries: NDArray[np.void]
 
 
@@ -90,52 +91,52 @@ def _address_endpoints(structure: Structure, constants: Mapping[str, int]) -> li
 
 def build_table(endpoints: list[Endpoint]) -> EndpointTable:
     """Lay the endpoints out. Raises MapError if no table of a sane size fits."""
-    addresses = np.array([e.address for e in endpoints], dtype=np.uint32)
-    places = np.array([e.port << 16 | e.protocol for e in endpoints], dtype=np.uint32)
+    entries = _encode(endpoints)
+    keys = _keys(entries)
     depth = layout().constants["LB_BUCKET_ENTRIES"]
-    buckets = MIN_BUCKETS
-    while buckets < len(endpoints):
-        buckets *= 2
-    while buckets <= _MAX_BUCKETS:
-        for seed in range(_SEEDS):
-            bucket = endpoint_hash(seed, addresses, places) & np.uint32(buckets - 1)
-            if np.bincount(bucket, minlength=buckets).max() <= depth:
-                return EndpointTable(seed, buckets, _place(endpoints, bucket, buckets))
-        buckets *= 2
+    least = max(MIN_BUCKET_BITS, (len(endpoints) - 1).bit_length())
+    for bits in range(least, _MAX_BUCKET_BITS + 1):
+        for number in range(_FACTORS):
+            factor = _factor(number)
+            bucket = bucket_of(keys, factor, bits)
+            if np.bincount(bucket, minlength=1 << bits).max() <= depth:
+                return EndpointTable(factor, bits, _place(entries, bucket, 1 << bits))
     raise MapError(f"{len(endpoints)} endpoints fit no table: a bug, please report")
 
 
-def _place(endpoints: list[Endpoint], bucket: _U32, buckets: int) -> NDArray[np.void]:
-    entries = np.zeros((buckets, layout().constants["LB_BUCKET_ENTRIES"]), _entry_dtype())
-    used = np.zeros(buckets, dtype=np.intp)
-    for endpoint, at in zip(endpoints, bucket.tolist(), strict=True):
-        entry = entries[at, used[at]]
-        entry["address"], entry["port"] = endpoint.address, endpoint.port
-        entry["protocol"], entry["kind"] = endpoint.protocol, endpoint.kind
-        entry["index"] = endpoint.index
-        used[at] += 1
+def _encode(endpoints: list[Endpoint]) -> NDArray[np.void]:
+    entries: NDArray[np.void] = np.zeros(len(endpoints), layout().structs["lb_endpoint"])
+    for name in ("address", "port", "protocol", "kind", "index"):
+        entries[name] = [getattr(endpoint, name) for endpoint in endpoints]
     return entries
 
 
-def _entry_dtype() -> np.dtype[np.void]:
-    return layout().structs["lb_endpoint"]
+def _keys(entries: NDArray[np.void]) -> _Keys:
+    """Return what the program compares: the first eight octets of each entry, as they lie."""
+    words = entries.view(np.uint64).reshape(len(entries), -1)
+    return words[:, 0]
 
 
-def endpoint_hash(seed: int, addresses: _U32, places: _U32) -> _U32:
-    """MurmurHash3_x86_32 of two words each, vectorised; ``lb_endpoint_hash`` in C."""
-    state = np.full(addresses.shape, seed, dtype=np.uint32)
-    for words in (addresses, places):
-        mixed = words * np.uint32(0xCC9E2D51)
-        mixed = (mixed << np.uint32(15)) | (mixed >> np.uint32(17))
-        state ^= mixed * np.uint32(0x1B873593)
-        state = (state << np.uint32(13)) | (state >> np.uint32(19))
-        state = state * np.uint32(5) + np.uint32(0xE6546B64)
-    state ^= np.uint32(8)
-    state ^= state >> np.uint32(16)
-    state *= np.uint32(0x85EBCA6B)
-    state ^= state >> np.uint32(13)
-    state *= np.uint32(0xC2B2AE35)
-    return state ^ (state >> np.uint32(16))
+def _factor(number: int) -> int:
+    """Return an odd factor, the same for the same number: SplitMix64 (Steele et al., 2014)."""
+    state = (number + 1) * 0x9E3779B97F4A7C15 & _U64
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _U64
+    state = (state ^ state >> 27) * 0x94D049BB133111EB & _U64
+    return state ^ state >> 31 | 1
+
+
+def bucket_of(keys: _Keys, factor: int, bits: int) -> NDArray[np.intp]:
+    """Return each key's bucket, as ``lb_bucket_of`` in C does."""
+    return (keys * np.uint64(factor) >> np.uint64(64 - bits)).astype(np.intp)
+
+
+def _place(entries: NDArray[np.void], bucket: NDArray[np.intp], buckets: int) -> NDArray[np.void]:
+    table = np.zeros((buckets, layout().constants["LB_BUCKET_ENTRIES"]), entries.dtype)
+    used = np.zeros(buckets, dtype=np.intp)
+    for entry, at in zip(entries, bucket.tolist(), strict=True):
+        table[at, used[at]] = entry
+        used[at] += 1
+    return table
 
 
 def read_table(entries: NDArray[np.void]) -> list[Endpoint]:

@@ -279,7 +279,7 @@ class Datapath:
                 self._pins.remove_layout(folder)
 
     def remove(self) -> list[str]:
-        """Detach every program and remove every pin: forwarding stops. Returns what was done."""
+        """Detach every program and remove every pin: forwarding stops. Returns what was removed."""
         done = []
         for interface in self._pins.linked_interfaces():
             link = self._links.pop(interface, None) or open_link(
@@ -287,10 +287,10 @@ class Datapath:
             )
             if link is not None:
                 link.remove()
-                done.append(f"detached from {interface}")
+                done.append(f"the program from {interface}")
         self.close()
         self._pins.remove()
-        return [*done, f"removed {self._pins.root}"]
+        return [*done, f"the pins under {self._pins.root}"]
 
     @property
     def layout_version(self) -> int:

@@ -20,7 +20,7 @@ from lb_xdp.core.model import BackendKey, Mode, Protocol, ServiceKey
 from lb_xdp.core.plan import NO_BACKEND, Observed, Plan, Slots
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.compile import Code, Parameters, compile_gateway
+from lb_xdp.datapath.compile import Code, Parameters, compile_gateway, placeholder
 from lb_xdp.datapath.endpoints import (
     Endpoint,
     EndpointTable,
@@ -104,7 +104,7 @@ def _lay_out(plan: Plan) -> tuple[dict[ServiceKey, int], EndpointTable, Code]:
     return (
         rings,
         table,
-        compile_gateway(Parameters(table.buckets, Mode.NAT in used, Mode.DSR in used)),
+        compile_gateway(Parameters(table.bucket_bits, Mode.NAT in used, Mode.DSR in used)),
     )
 
 
@@ -113,11 +113,13 @@ def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation
     rings, table, code = _lay_out(plan)
     maps: dict[str, BpfMap] = {}
     try:
-        for spec in generation_specs(len(rings), table.buckets):
+        for spec in generation_specs(len(rings), 1 << table.bucket_bits):
             maps[spec.name] = BpfMap.create(spec)
         maps["endpoints"].write(0, _encode_table(maps["endpoints"], plan.structure, table))
-        everything = {name: m.fd for name, m in (*maps.items(), *persistent.items())}
-        program = load_program(code.instructions, everything)
+        everything = (*maps.items(), *persistent.items())
+        program = load_program(
+            code.instructions, {placeholder(name): bpf_map.fd for name, bpf_map in everything}
+        )
     except BaseException:
         _close(maps)
         raise
@@ -133,7 +135,7 @@ def _encode_table(
     endpoints: BpfMap, structure: Structure, table: EndpointTable
 ) -> NDArray[np.void]:
     value: NDArray[np.void] = np.zeros(1, dtype=endpoints.spec.value)
-    value["head"]["build"], value["head"]["seed"] = structure.build, table.seed
+    value["head"]["build"], value["head"]["factor"] = structure.build, table.factor
     value["bucket"]["entry"] = table.entries
     return value
 

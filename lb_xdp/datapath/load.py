@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.compile import MAP_NAMES, placeholder
 from lb_xdp.errors import DatapathError, PrivilegeError, VerifierError
 
 PROGRAM_NAME = "lb_gateway"
@@ -29,27 +28,26 @@ class Program:
     id: int
 
 
-def put_descriptors(instructions: bytes, descriptors: Mapping[str, int]) -> bytes:
+def put_descriptors(instructions: bytes, descriptors: Mapping[int, int]) -> bytes:
     """Replace placeholders by descriptors. Raises DatapathError for a map that has none."""
-    known = {placeholder(name): name for name in MAP_NAMES}
     code = bytearray(instructions)
     for at in range(0, len(code), 8):
         opcode, registers, _, value = struct.unpack_from("=BBhi", code, at)
         if opcode != _LD_IMM64 or registers >> 4 != _PSEUDO_MAP_FD:
             continue
-        name = known.get(value)
-        if name is None or name not in descriptors:
-            raise DatapathError(f"the program refers to a map that lb_xdp does not have: {name}")
-        struct.pack_into("=i", code, at + 4, descriptors[name])
+        if value not in descriptors:
+            raise DatapathError(f"the program refers to a map that nobody made: {value:#x}")
+        struct.pack_into("=i", code, at + 4, descriptors[value])
     return bytes(code)
 
 
 def load_program(
-    instructions: bytes, descriptors: Mapping[str, int], name: str = PROGRAM_NAME
+    instructions: bytes, descriptors: Mapping[int, int], name: str = PROGRAM_NAME
 ) -> Program:
     """Load an XDP program. Raises VerifierError, PrivilegeError.
 
-    The log costs time and memory, so it is asked for only when the kernel has refused.
+    ``descriptors`` maps the placeholders of ``compile.placeholder`` onto open maps. The log costs
+    time and memory, so it is asked for only when the kernel has refused.
     """
     code = put_descriptors(instructions, descriptors)
     try:

@@ -47,6 +47,7 @@ class MapType(IntEnum):
     """``enum bpf_map_type``, as far as used."""
 
     ARRAY = 2
+    PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     DEVMAP_HASH = 25

@@ -82,10 +82,10 @@ class Gateway:
         else:
             YAML().dump(config, self.config_path)
 
-    def start(self, *, wait_s: float = 30) -> None:
+    def start(self, *arguments: str, wait_s: float = 30) -> None:
         """Start the daemon; with ``wait_s`` return when it says that it is ready."""
         with self.log_path.open("a") as log:
-            command = [_COMMAND, "run", "-c", str(self.config_path)]
+            command = [_COMMAND, "run", "-c", str(self.config_path), *arguments]
             self._process = self.host.popen(*command, stdout=log, stderr=log)
         if wait_s:
             self.wait_until(lambda: self.get("/readyz")[0] == http.HTTPStatus.OK, timeout_s=wait_s)
@@ -106,6 +106,12 @@ class Gateway:
     def kill(self) -> None:
         """End the daemon by SIGKILL."""
         self._end(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait until the daemon has ended by itself; return its exit code."""
+        code = self._running().wait(timeout=30)
+        self._process = None
+        return code
 
     def terminate(self) -> int:
         """End the daemon by SIGTERM; return its exit code."""

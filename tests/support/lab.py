@@ -144,9 +144,11 @@ class Host:
         """Return the hardware address of an interface."""
         return str(self.link(interface)["address"])
 
-    def count_packets(self, protocol: str, port: int, *, destination: str = "") -> PacketCounter:
+    def count_packets(
+        self, protocol: str, port: int, *, source: str = "", destination: str = ""
+    ) -> PacketCounter:
         """Start to count the packets that arrive here for ``port``, exactly, before any filter."""
-        return PacketCounter(self, protocol, port, destination)
+        return PacketCounter(self, protocol, port, source, destination)
 
     @property
     def _path(self) -> str:
@@ -168,11 +170,12 @@ class Host:
 class PacketCounter:
     """Counts packets by nftables where they enter a host, VIP or not, accepted or not."""
 
-    def __init__(self, host: Host, protocol: str, port: int, destination: str) -> None:
+    def __init__(self, host: Host, protocol: str, port: int, source: str, destination: str) -> None:
         self._host = host
         self._table = f"lab{next(_counter)}"
-        address = f"ip daddr {destination} " if destination else ""
-        rule = f"{address}{protocol} dport {port} counter"
+        addresses = f"ip saddr {source} " if source else ""
+        addresses += f"ip daddr {destination} " if destination else ""
+        rule = f"{addresses}{protocol} dport {port} counter"
         hook = "type filter hook prerouting priority -500;"
         text = f"table ip {self._table} {{\nchain arrivals {{\n{hook}\n{rule}\n}}\n}}\n"
         host.run("nft", "-f", "-", stdin=text)

@@ -167,7 +167,9 @@ class LoadedProgram:
             self._undo = undo.pop_all()
 
     def _plan(self) -> tuple[Plan, Desired]:
-        desired = desire(self.config, self.topology, self.live, Rings().ring_of, build_id())
+        desired = desire(
+            self.config, self.topology, self.live, Rings().ring_of, build=build_id(), held={}
+        )
         return make_plan(Observed(), desired), desired
 
     def __enter__(self) -> Self:
