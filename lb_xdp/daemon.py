@@ -101,6 +101,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._retry = loop.call_soon(self._dirty.set)
         async with AsyncExitStack() as stack:
             self._following = await stack.enter_async_context(AsyncExitStack())
             self._follower = await self._follow(self._following, self._config)
@@ -195,7 +196,8 @@ class Daemon:
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)
-            asyncio.get_running_loop().call_later(_RETRY_S, self._dirty.set)
+            self._retry.cancel()
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._dirty.set)
         else:
             self._reporter.trouble = ""
 

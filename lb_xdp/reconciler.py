@@ -242,15 +242,19 @@ def _sentence(plan: Plan) -> str:
     """Say in one sentence what a cycle changed."""
     parts = []
     if plan.build:
-        parts.append(f"generation {plan.generation} with {len(plan.rings)} services")
+        parts.append(f"generation {plan.generation} with {_number(len(plan.rings), 'service')}")
     elif plan.rings:
-        parts.append(f"{len(plan.rings)} rings written")
+        parts.append(f"{_number(len(plan.rings), 'ring')} written")
     if plan.records and not plan.build:
-        parts.append(f"{len(plan.records)} backends updated")
+        parts.append(f"{_number(len(plan.records), 'backend')} updated")
     if moved := sum(plan.moved.values()):
-        parts.append(f"{moved} slots moved")
+        parts.append(f"{_number(moved, 'slot')} moved")
     if plan.attach:
         parts.append(f"attached to {', '.join(plan.attach)}")
     if plan.detach:
         parts.append(f"detached from {', '.join(plan.detach)}")
     return "; ".join(parts)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -183,6 +183,7 @@ class Datapath:
 
         If building fails, nothing has changed. If a later step fails, ``observe`` again.
         """
+        self._drop_void_links()
         if plan.build:
             self._build(plan)
         elif self._generation is not None:
@@ -192,7 +193,8 @@ class Datapath:
                 self._generation.write_ring(service, slots)
         self._attach(plan)
         for interface in plan.detach:
-            self._links.pop(interface).remove()
+            if interface in self._links:
+                self._links.pop(interface).remove()
         self._remove_old_generations(plan.generation)
         return replace(
             observed,
@@ -204,6 +206,12 @@ class Datapath:
             attached=self._attached(),
             outdated=frozenset(),
         )
+
+    def _drop_void_links(self) -> None:
+        """Forget links whose interface was removed: the kernel severed them with it."""
+        for interface, link in list(self._links.items()):
+            if link.info.ifindex == 0:
+                self._links.pop(interface).remove()
 
     def _build(self, plan: Plan) -> None:
         counters.reset(self._maps["counts"], self._maps["nat_marks"], plan.fresh)

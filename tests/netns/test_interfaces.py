@@ -1,0 +1,52 @@
+"""What the daemon does when an interface of its gateway goes away, comes back, or goes down."""
+
+from __future__ import annotations
+
+from tests.support.gateway import Gateway, config_for
+from tests.support.lab import Host, Lab
+from tests.support.servers import Nginx
+from tests.support.topologies import VIP, two_armed
+
+
+def answers(client: Host) -> bool:
+    """Say whether the VIP serves a request."""
+    done = client.run("curl", "-sS", "-m", "1", f"http://{VIP}/", check=False)
+    return done.returncode == 0
+
+
+def attached(gateway: Gateway) -> set[str]:
+    return {program["interface"] for program in gateway.status()["datapath"]["programs"]}
+
+
+def test_an_interface_that_is_made_anew_is_attached_again(lab: Lab) -> None:
+    """A removed interface takes its backends down; its successor is attached and forwards."""
+    network = two_armed(lab)
+    for backend in network.backends:
+        Nginx(lab, backend)
+    gateway = Gateway(network, config_for(network))
+    gateway.start()
+    assert answers(network.client)
+    network.gateway.ip("link delete eth1")
+    gateway.wait_until_down("b1", "b2", "b3")
+    gateway.wait_until(lambda: attached(gateway) == {"eth0"})
+    network.switch.plug(network.gateway, "eth1")
+    network.gateway.address("eth1", "10.2.0.1/24")
+    gateway.wait_until_up("b1", "b2", "b3")
+    assert attached(gateway) == {"eth0", "eth1"}
+    gateway.wait_until(lambda: answers(network.client))
+    assert "severed" not in gateway.log()
+
+
+def test_an_interface_that_was_down_forwards_when_it_is_up(lab: Lab) -> None:
+    """Link down takes down the backends behind it and says why; link up brings them back."""
+    network = two_armed(lab)
+    for backend in network.backends:
+        Nginx(lab, backend)
+    gateway = Gateway(network, config_for(network))
+    gateway.start()
+    network.gateway.ip("link set eth1 down")
+    gateway.wait_until_down("b1", "b2", "b3")
+    assert "10.2.0.11" in gateway.backends()["b1"]["detail"]
+    network.gateway.ip("link set eth1 up")
+    gateway.wait_until_up("b1", "b2", "b3")
+    assert answers(network.client)
