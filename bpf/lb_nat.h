@@ -207,6 +207,7 @@ static __always_inline int lb_nat_owner(struct lb_packet *packet, __u32 *index,
 			return LB_OK;
 		}
 	}
+	/* Untranslated it would reset the client's flow; its client's next packet records it again. */
 	return shared ? LB_END(unknown_flow) : LB_OK;
 }
 

@@ -20,7 +20,7 @@ from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
 from lb_xdp.config import load_config
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config, Mode
+from lb_xdp.core.model import Config, Gateway, Mode
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -44,6 +44,16 @@ _log = logging.getLogger(__name__)
 _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
+
+
+_RESTART_SETTINGS: dict[str, Callable[[Gateway], str]] = {
+    "gateway.name": lambda gateway: gateway.name,
+    "gateway.xdp_mode": lambda gateway: gateway.xdp_mode,
+    "gateway.api.socket": lambda gateway: gateway.api_socket,
+    "gateway.metrics.listen": lambda gateway: (
+        "{}:{}".format(*gateway.metrics_listen) if gateway.metrics_listen else "none"
+    ),
+}
 
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
@@ -71,6 +81,8 @@ def _first(group: BaseExceptionGroup[LbError]) -> LbError:
 def detach(name: str) -> list[str]:
     """Remove program and pins of a gateway whose daemon does not run; returns what was removed."""
     require_privilege()
+    if name not in pinned_names():
+        return []
     with locked(name):
         return remove_pins(name)
 
@@ -351,10 +363,10 @@ def _require_forwarding(config: Config) -> None:
 
 def _refuse_restart_settings(before: Config, config: Config) -> None:
     """Refuse what a running daemon cannot change; a restart can, and loses no packet."""
-    for key in ("name", "xdp_mode", "api_socket", "metrics_listen"):
-        old, new = getattr(before.gateway, key), getattr(config.gateway, key)
+    for key, setting in _RESTART_SETTINGS.items():
+        old, new = setting(before.gateway), setting(config.gateway)
         if old != new:
             raise HostError(
-                f"gateway.{key.replace('_', '.') if key != 'xdp_mode' else key} changes from {old} "
-                f"to {new}: restart the daemon for that; forwarding goes on meanwhile"
+                f"{key} changes from {old} to {new}: restart the daemon for that; "
+                "forwarding goes on meanwhile"
             )

@@ -11,7 +11,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lb_xdp.errors import AlreadyRunningError, HostError, PrivilegeError
@@ -39,21 +39,39 @@ def raise_file_limit() -> None:
 
 
 @contextmanager
-def locked(gateway: str) -> Iterator[Path]:
-    """Hold a gateway's lock, and give its run directory. Raises AlreadyRunningError, HostError."""
+def locked(gateway: str) -> Iterator[None]:
+    """Hold a gateway's lock, in its run directory. Raises AlreadyRunningError, HostError.
+
+    Both are removed at the end, unless the process is killed; what is left then does no harm.
+    """
     folder = RUN_DIRECTORY / gateway
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = _open_lock(folder)
     except OSError as error:
         raise HostError(f"{folder}: cannot be used: {error.strerror}") from error
     try:
         _take(lock, gateway)
         os.truncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
-        yield folder
+        try:
+            yield
+        finally:
+            (folder / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's file is in it
+                folder.rmdir()
     finally:
         os.close(lock)
+
+
+def _open_lock(folder: Path) -> int:
+    """Open the lock file, and make sure that it is the one that others will open."""
+    while True:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # the folder's last user is just removing it
+            continue
+        return lock
 
 
 def _take(lock: int, gateway: str) -> None:
@@ -66,6 +84,10 @@ def _take(lock: int, gateway: str) -> None:
             f"`lb-xdp --name {gateway} status` shows it; for a second gateway on this host "
             "choose another gateway.name"
         ) from error
+    if os.fstat(lock).st_nlink == 0:
+        raise AlreadyRunningError(
+            f"a daemon of gateway {gateway} was just ending: nothing was changed, try again"
+        )
 
 
 def notify(message: str) -> None:

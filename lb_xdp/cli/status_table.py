@@ -154,8 +154,10 @@ def _explanation(backend: BackendStatus, now_s: float) -> str:
 
 
 def _print_reasons(console: Console, snapshot: Snapshot) -> None:
-    """Print what became of most packets."""
+    """Print what became of most packets, and of every packet that was dropped."""
     reasons = [item for item in snapshot.datapath.reasons if item.packets]
+    reasons.sort(key=lambda item: -item.packets)
+    dropped = [item for item in reasons[REASONS_SHOWN:] if item.verdict is Verdict.DROP]
     if not reasons:
         return
     total = sum(item.packets for item in reasons)
@@ -164,7 +166,7 @@ def _print_reasons(console: Console, snapshot: Snapshot) -> None:
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("reason", overflow="fold")
-    for item in sorted(reasons, key=lambda item: -item.packets)[:REASONS_SHOWN]:
+    for item in reasons[:REASONS_SHOWN] + dropped:
         share = percent(item.packets, total)
         verdict = Text(item.verdict, "red" if item.verdict is Verdict.DROP else "")
         table.add_row(quantity(item.packets), share, verdict, item.reason)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lb_xdp.datapath import syscall
-from lb_xdp.errors import DatapathError, PrivilegeError, VerifierError
+from lb_xdp.errors import DatapathError, PrivilegeError, UnsupportedError, VerifierError
 
 PROGRAM_NAME = "lb_gateway"
 _LD_IMM64 = 0x18
@@ -42,34 +42,43 @@ def put_descriptors(instructions: bytes, descriptors: Mapping[int, int]) -> byte
 
 
 def load_program(
-    instructions: bytes, descriptors: Mapping[int, int], name: str = PROGRAM_NAME
+    instructions: bytes,
+    descriptors: Mapping[int, int],
+    name: str = PROGRAM_NAME,
+    flags: int = syscall.PROG_FLAG_FRAGS,
 ) -> Program:
-    """Load an XDP program. Raises VerifierError, PrivilegeError.
+    """Load an XDP program. Raises VerifierError, PrivilegeError, UnsupportedError.
 
     ``descriptors`` maps the placeholders of ``compile.placeholder`` onto open maps. The log costs
     time and memory, so it is asked for only when the kernel has refused.
     """
     code = put_descriptors(instructions, descriptors)
     try:
-        fd, _ = syscall.program_load(code, name, flags=syscall.PROG_FLAG_FRAGS)
+        fd, _ = syscall.program_load(code, name, flags=flags)
     except OSError as error:
         if error.errno == errno.EPERM:
             raise PrivilegeError("may not load BPF programs: run lb-xdp as root") from error
-        raise _refused(code, name, error) from error
+        raise _refused(code, name, flags, error) from error
     return Program(fd, syscall.program_info(fd).id)
 
 
-def _refused(code: bytes, name: str, first: OSError) -> VerifierError:
+def _refused(code: bytes, name: str, flags: int, first: OSError) -> DatapathError:
     log = ""
     try:
-        fd, _ = syscall.program_load(code, name, flags=syscall.PROG_FLAG_FRAGS, log_level=1)
+        fd, _ = syscall.program_load(code, name, flags=flags, log_level=1)
         os.close(fd)
     except OSError as error:
         log = "\n".join(getattr(error, "__notes__", []))
+    release = os.uname().release
+    if not log and first.errno == errno.EINVAL:
+        # The verifier was not even asked: the kernel does not know a flag of the request.
+        return UnsupportedError(
+            "XDP for multi-buffer frames", release, "Linux 5.18 or later has it"
+        )
     said = [line for line in log.splitlines() if line and not line.startswith("processed")]
     tail = "\n  ".join(said[-_LOG_TAIL_LINES:]) or "(no log)"
     return VerifierError(
-        f"kernel {os.uname().release} refuses the program {name}: {first.strerror}. What was "
+        f"kernel {release} refuses the program {name}: {first.strerror}. What was "
         f"forwarding goes on. The verifier's last words:\n  {tail}",
         log=log,
     )

@@ -122,7 +122,8 @@ class BpfMap:
             os.close(fd)
             raise MapError(
                 f"{path}: is of another layout: type, key, value, entries {found}, "
-                f"but this version needs {tuple(map(int, wanted))}"
+                f"but this version needs {tuple(map(int, wanted))}. Forwarding goes on; "
+                "`lb-xdp run --replace` takes over without a gap and starts anew with that map"
             )
         return cls(spec, fd)
 
