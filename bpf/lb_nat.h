@@ -5,7 +5,7 @@
  * The way back follows from the backend's own address and port, so no flow is recorded. Two
  * exceptions, each paid for by the backend that needs it and by no other:
  *  - a backend of several nat services (LB_BACKEND_SHARED): a reply does not tell which VIP it
- *    belongs to, so every flow is recorded;
+ *    belongs to, so every flow is recorded; one without a record is the older service's;
  *  - a backend that clients also talk to at its own address through this gateway: from the first
  *    such packet on it is marked, and its flows are recorded, direct ones as LB_FLOW_DIRECT.
  * Invariant: the flow table's entry for a 5-tuple, if there is one, tells what the client's latest
@@ -184,13 +184,11 @@ static __always_inline int lb_nat_owner(struct lb_packet *packet, __u32 *index,
 {
 	struct lb_backend *recorded;
 	struct lb_nat_flow *flow;
-	int shared;
 
 	*backend = lb_backend_at(*index);
 	if (!*backend)
 		return LB_END(internal);
-	shared = (*backend)->flags & LB_BACKEND_SHARED;
-	if (!shared && !lb_nat_marked(*index))
+	if (!((*backend)->flags & LB_BACKEND_SHARED) && !lb_nat_marked(*index))
 		return LB_OK;
 	flow = lb_nat_recorded(packet);
 	if (flow && flow->backend == LB_FLOW_DIRECT)
@@ -207,8 +205,8 @@ static __always_inline int lb_nat_owner(struct lb_packet *packet, __u32 *index,
 			return LB_OK;
 		}
 	}
-	/* Untranslated it would reset the client's flow; its client's next packet records it again. */
-	return shared ? LB_END(unknown_flow) : LB_OK;
+	/* Older than the need for a record: the endpoint's index is the one that was there first. */
+	return LB_OK;
 }
 
 #endif

@@ -8,6 +8,7 @@
 #define LB_PARSE_H
 
 #define LB_IP_HEADER_LEN 20 /* without options */
+#define LB_IP_DF 0x4000 /* do not fragment (RFC 791, 3.1) */
 #define LB_IP_FRAGMENT 0x3fff /* more-fragments bit and offset (RFC 791, 3.1) */
 
 struct lb_packet {

@@ -21,6 +21,7 @@
 	X(protocol,       PASS,    "to a VIP, neither TCP nor UDP") \
 	X(fragment,       PASS,    "to a VIP, an IPv4 fragment") \
 	X(ip_options,     PASS,    "to a VIP, IPv4 options present") \
+	X(other_host,     PASS,    "for a service, in a frame to another MAC: flooded, mirrored, multicast") \
 	X(ttl_expired,    PASS,    "TTL 1 where the gateway routes: left to the kernel") \
 	X(too_big,        PASS,    "larger than the MTU of the way out: left to the kernel") \
 	X(to_gateway,     PASS,    "backend's packet to the gateway itself: answers to probes") \
@@ -30,7 +31,6 @@
 	X(other_egress,   PASS,    "translated reply that leaves by an interface not ours: left to the kernel") \
 	X(bad_length,     DROP,    "for a service, with lengths that contradict each other") \
 	X(no_backend,     DROP,    "for a service without a backend to take it") \
-	X(unknown_flow,   DROP,    "reply of a backend that nat services share, of a flow not recorded") \
 	X(no_egress,      DROP,    "for a backend whose interface is gone") \
 	X(internal,       DROP,    "the program's own tables contradict each other: a bug, please report")
 /* clang-format on */

@@ -18,6 +18,7 @@
 #define LB_KIND_SERVICE_NAT 2 /* index: ring */
 #define LB_KIND_BACKEND 3 /* index: backend; a nat backend's own address and port */
 #define LB_KIND_ADDRESS 4 /* index: LB_ADDRESS_* bits */
+#define LB_KIND_MAC 5 /* a MAC address of the gateway's; address and port hold its octets */
 
 #define LB_ADDRESS_VIP 1
 #define LB_ADDRESS_LOCAL 2 /* an address of the gateway itself */
@@ -27,7 +28,7 @@ struct lb_endpoint {
 	__be32 address;
 	__be16 port;
 	__u8 protocol;
-	__u8 pad0;
+	__u8 is_mac; /* part of the key, so that no MAC is taken for an endpoint */
 	__u8 kind;
 	__u8 pad1[3];
 	__u32 index;

@@ -89,6 +89,8 @@ static __always_inline int lb_dispatch(struct xdp_md *ctx, struct lb_table *tabl
 	struct lb_endpoint *to;
 
 	to = lb_endpoint_find(table, ip->daddr, packet->destination_port, ip->protocol);
+	if (to && to->kind != LB_KIND_BACKEND && !lb_is_for_us(table, packet->eth))
+		return LB_END(other_host);
 #if LB_DSR
 	if (to && to->kind == LB_KIND_SERVICE_DSR)
 		return lb_request(ctx, packet, to->index, 0, action);

@@ -1,8 +1,7 @@
 """The daemon: the one place that names concrete adapters and wires them to the reconciler.
 
-All decisions are made in one task, ``_work``: it waits for something to have changed, carries out
-requests (reload, detach, stop) in their order, and runs a reconciler cycle. Probes, netlink, the
-API and signals only leave word. Ending the daemon never touches what forwards.
+All decisions are made in one task, turn by turn (``turns``): requests (reload, detach) in their
+order, then a reconciler cycle. Ending the daemon never touches what forwards.
 """
 
 from __future__ import annotations
@@ -11,22 +10,27 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
 from lb_xdp.config import load_config
+from lb_xdp.core.change import needs_restart
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config, Gateway, Mode
+from lb_xdp.core.model import Config, Mode
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
-from lb_xdp.errors import DatapathError, HostError, InvalidConfigError, LbError
+from lb_xdp.errors import (
+    DatapathError,
+    HostError,
+    InterfaceError,
+    InvalidConfigError,
+    LbError,
+)
 from lb_xdp.instance import locked, notify, raise_file_limit, require_privilege
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
@@ -36,24 +40,13 @@ from lb_xdp.probes.prober import Prober
 from lb_xdp.probes.prober import Target as ProbeTarget
 from lb_xdp.reconciler import Reconciler, TargetId, addresses, targets
 from lb_xdp.reporter import Reporter
-
-Result = TypeVar("Result")
+from lb_xdp.turns import StoppedError, Turns
 
 _log = logging.getLogger(__name__)
 
 _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
-
-
-_RESTART_SETTINGS: dict[str, Callable[[Gateway], str]] = {
-    "gateway.name": lambda gateway: gateway.name,
-    "gateway.xdp_mode": lambda gateway: gateway.xdp_mode,
-    "gateway.api.socket": lambda gateway: gateway.api_socket,
-    "gateway.metrics.listen": lambda gateway: (
-        "{}:{}".format(*gateway.metrics_listen) if gateway.metrics_listen else "none"
-    ),
-}
 
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
@@ -99,10 +92,8 @@ class Daemon:
         self._config = config
         self._path = path
         self._replace = replace
-        self._dirty = asyncio.Event()
         self._decided = asyncio.Event()
-        self._requests: list[Callable[[], Awaitable[None]]] = []
-        self._stopping = False
+        self._turns = Turns()
         self._exposition = Exposition(self.snapshot)
 
     # The life of the daemon.
@@ -113,22 +104,18 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        self._retry = loop.call_soon(self._dirty.set)
+        self._retry = loop.call_soon(self._turns.changed.set)
         async with AsyncExitStack() as stack:
-            self._following = await stack.enter_async_context(AsyncExitStack())
-            self._follower = await self._follow(self._following, self._config)
+            self._follower = await stack.enter_async_context(
+                Follower(self._config.gateway.interfaces, self._turns.changed.set)
+            )
+            await self._follower.set_targets(addresses(self._config))
             _require_forwarding(self._config)
             self._open_datapath(stack)
-            await self._start(stack)
-            await self._work()
+            with suppress(StoppedError):
+                await self._start(stack)
+                await self._turns.work(self._cycle)
             notify("STOPPING=1")
-
-    async def _follow(self, stack: AsyncExitStack, config: Config) -> Follower:
-        follower = await stack.enter_async_context(
-            Follower(config.gateway.interfaces, self._dirty.set)
-        )
-        await follower.set_targets(addresses(config))
-        return follower
 
     def _open_datapath(self, stack: AsyncExitStack) -> None:
         """Read what the kernel holds: the reconciler starts from there."""
@@ -148,7 +135,10 @@ class Daemon:
         self._reconciler.topology = topology
         config = self._reconciler.config
         names = [name for name in config.gateway.interfaces if name in topology.interfaces]
-        self._reporter.host_notices = host_notices(config.services, names, topology.local_addresses)
+        with suppress(InterfaceError):  # one is just going away: netlink will tell
+            self._reporter.host_notices = host_notices(
+                config.services, names, topology.local_addresses
+            )
 
     async def _start(self, stack: AsyncExitStack) -> None:
         """Listen, probe, and bring the datapath to the goal for the first time."""
@@ -161,12 +151,16 @@ class Daemon:
             await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
             self._prober = await stack.enter_async_context(Prober(self._on_probe))
             await self._first_cycle()
-        except BaseException:
-            if not (self._reconciler.observed.generation or self._reconciler.observed.attached):
-                self._datapath.remove()  # nothing forwarded before, so nothing is left behind
-            raise
+        finally:
+            self._remove_unused_pins()
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
+
+    def _remove_unused_pins(self) -> None:
+        """Leave nothing behind where nothing forwarded before, and nothing does now."""
+        observed = self._reconciler.observed
+        if not (observed.generation or observed.attached):
+            self._datapath.remove()
 
     async def _first_cycle(self) -> None:
         """Compile while neighbours and first probes answer, then go to the goal.
@@ -175,15 +169,19 @@ class Daemon:
         """
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
-        await asyncio.gather(
-            asyncio.to_thread(self._datapath.prepare, plan), self._settle(self._config)
+        compiled = asyncio.to_thread(self._datapath.prepare, plan)
+        await self._turns.meanwhile(
+            asyncio.gather(compiled, self._settle(self._config)), self._ignore
         )
+        self._look()
         self._reconciler.cycle()
+
+    async def _ignore(self) -> None:
+        """Leave what changes to the first cycle."""
 
     async def _settle(self, config: Config) -> None:
         """Wait, within bounds, until neighbours have answered and first probes have ended."""
         await self._follower.settle(_SETTLE_S)
-        self._look()
         longest_s = max(service.pool.health.timeout_s for service in config.services)
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
@@ -191,25 +189,20 @@ class Daemon:
                     self._decided.clear()
                     await self._decided.wait()
 
-    async def _work(self) -> None:
-        """Carry out what was asked for, and keep the datapath true, until told to stop."""
-        while not self._stopping:
-            await self._dirty.wait()
-            self._dirty.clear()
-            while self._requests and not self._stopping:
-                await self._requests.pop(0)()
-            if not self._stopping:
-                self._cycle()
-
-    def _cycle(self) -> None:
+    async def _cycle(self) -> None:
+        """Bring the datapath to the goal; a failure is told, and tried again."""
         self._look()
         try:
+            plan, _ = self._reconciler.plan()
+            if plan.build:  # which may take the compiler a second: probes must not wait for it
+                await asyncio.to_thread(self._datapath.prepare, plan)
+                self._look()
             self._reconciler.cycle()
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)
             self._retry.cancel()
-            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._dirty.set)
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._turns.changed.set)
         else:
             self._reporter.trouble = ""
 
@@ -221,44 +214,23 @@ class Daemon:
 
     async def reload(self) -> str:
         """Load the file again; the Controller's part of the API."""
-        return await self._in_turn(self._reload)
+        return await self._turns.in_turn(self._reload)
 
     async def detach(self) -> None:
         """Remove program and pins, and end; the Controller's part of the API."""
-        await self._in_turn(self._detach)
-
-    async def _in_turn(self, action: Callable[[], Awaitable[Result]]) -> Result:
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-
-        async def carry_out() -> None:
-            try:
-                result = await action()
-            except LbError as error:
-                if not future.done():
-                    future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(result)
-
-        self._ask(carry_out)
-        return await future
-
-    def _ask(self, request: Callable[[], Awaitable[None]]) -> None:
-        self._requests.append(request)
-        self._dirty.set()
+        await self._turns.in_turn(self._detach)
 
     def _stop(self) -> None:
-        _log.info("told to stop: forwarding goes on")
-        self._stopping = True
-        self._dirty.set()
+        _log.info("told to stop: what forwards goes on")
+        self._turns.stop()
 
     def _on_hangup(self) -> None:
-        self._ask(self._reload_on_hangup)
+        self._turns.ask(self._reload_on_hangup)
 
     def _on_probe(self, target: TargetId, result: ProbeResult) -> None:
         if self._reconciler.on_probe(target, result):
             self._decided.set()
-            self._dirty.set()
+            self._turns.changed.set()
         for service, backend in self._reconciler.members(target):
             self._exposition.observe_probe(service, backend, result.duration_s)
 
@@ -275,8 +247,7 @@ class Daemon:
     async def _detach(self) -> None:
         for removed in self._datapath.remove():
             _log.info("removed %s", removed)
-        self._stopping = True
-        self._dirty.set()
+        self._turns.stop()
 
     # Reload.
 
@@ -306,39 +277,39 @@ class Daemon:
 
     async def _go_to(self, config: Config) -> str:
         """Try everything that can be refused, then change; whatever fails, go back."""
-        before, follower, following = self._config, self._follower, self._following
-        _refuse_restart_settings(before, config)
+        before = self._config
+        obstacle = needs_restart(before.gateway, config.gateway)
+        if obstacle:
+            raise HostError(obstacle)
         _require_forwarding(config)
-        candidate = AsyncExitStack()
         try:
-            if set(config.gateway.interfaces) == set(before.gateway.interfaces):
-                await follower.set_targets(addresses(before) | addresses(config))
-            else:
-                self._follower = await self._follow(candidate, config)
-                self._following = candidate
-            plan = await self._try_out(before, config)
-        except BaseException:
-            self._follower, self._following = follower, following
-            await candidate.aclose()
-            self._reconciler.adopt(before)
-            raise
+            await self._follow(before, config)
+            self._reconciler.consider(config)
+            self._probe(config, before)  # what serves already is judged by its present check
+            await self._turns.meanwhile(self._try_out(config), self._cycle)
+            plan = self._adopt(config)
+            self._config = config
         finally:
-            self._probe(self._reconciler.config)
-        if self._following is not following:
-            await following.aclose()
-        self._config = config
+            if self._reconciler.config is not self._config:
+                self._reconciler.adopt(self._config)
+            self._probe(self._config)
+            await self._follow(self._config)
         self._forget(before, config)
-        await self._follower.set_targets(addresses(config))
         moved = sum(plan.moved.values()) if plan else 0
         return f"{len(config.services)} services; {moved} slots moved"
 
-    async def _try_out(self, before: Config, config: Config) -> Plan | None:
-        """Probe what is new, compile what is needed, and only then adopt."""
-        self._reconciler.consider(config)
-        self._probe(before, config)
+    async def _follow(self, *configs: Config) -> None:
+        """Follow the interfaces and backends of these configurations. Raises InterfaceError."""
+        self._follower.set_interfaces({name for c in configs for name in c.gateway.interfaces})
+        await self._follower.set_targets({address for c in configs for address in addresses(c)})
+
+    async def _try_out(self, config: Config) -> None:
+        """Wait until what is new is decided about, and compile what will be needed."""
         await self._settle(config)
         plan, _ = self._reconciler.plan(config)
         await asyncio.to_thread(self._datapath.prepare, plan)
+
+    def _adopt(self, config: Config) -> Plan | None:
         self._reconciler.adopt(config)
         self._look()
         return self._reconciler.cycle()
@@ -358,15 +329,4 @@ def _require_forwarding(config: Config) -> None:
         if not forwarding_enabled(interface):
             raise HostError(
                 f"mode: nat needs IPv4 forwarding on {interface}: {forwarding_remedy(interface)}"
-            )
-
-
-def _refuse_restart_settings(before: Config, config: Config) -> None:
-    """Refuse what a running daemon cannot change; a restart can, and loses no packet."""
-    for key, setting in _RESTART_SETTINGS.items():
-        old, new = setting(before.gateway), setting(config.gateway)
-        if old != new:
-            raise HostError(
-                f"{key} changes from {old} to {new}: restart the daemon for that; "
-                "forwarding goes on meanwhile"
             )

@@ -21,8 +21,11 @@ from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import Health
 from lb_xdp.core.topology import Topology
+from lb_xdp.errors import DatapathError
 
 _log = logging.getLogger(__name__)
+
+_LATE_S = 0.1  # how much longer than its timeout a probe may take, and still be believed
 
 
 class Clock(Protocol):
@@ -35,7 +38,7 @@ class DatapathPort(Protocol):
     """What the reconciler needs of the datapath."""
 
     def apply(self, plan: Plan, observed: Observed) -> Observed: ...  # noqa: D102 - see Datapath
-    def prepare(self, plan: Plan) -> None: ...  # noqa: D102 - see Datapath
+    def observe(self) -> Observed: ...  # noqa: D102 - see Datapath
 
 
 class TargetId(NamedTuple):
@@ -83,17 +86,18 @@ class Reconciler:
     # What comes in.
 
     def consider(self, config: Config) -> None:
-        """Make room for the health of a configuration's backends; those known keep theirs."""
-        found_up = {}
-        for service, backend in config.backends():
-            record = self.observed.records.get(BackendId(service.key, backend.key))
-            if record is not None:
-                found_up[TargetId(service.pool.name, backend.key)] = record.up
+        """Make room for the health of backends that are new; those known keep theirs."""
         for target, check in checks(config).items():
-            held = self._health.get(target)
-            probed = check.kind is not CheckKind.NONE
-            if held is None or (held.health is Health.NONE) == probed:
-                self._health[target] = initial(check, self._clock(), found_up.get(target))
+            if target not in self._health:
+                self._health[target] = initial(check, self._clock(), self._found_up(config, target))
+
+    def _found_up(self, config: Config, target: TargetId) -> bool | None:
+        """Return what the kernel's records say of a target; None where it has none."""
+        for service in config.services:
+            record = self.observed.records.get(BackendId(service.key, target.backend))
+            if service.pool.name == target.pool and record is not None:
+                return record.up
+        return None
 
     def adopt(self, config: Config) -> None:
         """Make a configuration the goal; ``cycle`` goes there."""
@@ -101,15 +105,30 @@ class Reconciler:
         self._checks = checks(config)
         self._members = _members(config)
         self.consider(config)
-        self._health = {target: self._health[target] for target in self._checks}
+        self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
         self.rings.forget_others(config.services)
 
+    def _carry_on(self, target: TargetId, check: HealthCheck) -> HealthState:
+        """Keep a target's health under a new check; only "not probed" is no health to keep."""
+        held = self._health[target]
+        if (held.health is Health.NONE) == (check.kind is CheckKind.NONE):
+            return held
+        return initial(check, self._clock(), is_live(held.health))
+
     def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
-        """Take in a probe's result; True if what the backend may get has changed."""
+        """Take in a probe's result; True if what the backend may get has changed.
+
+        A failure that took much longer than the check allows says that this process was late, not
+        that the backend is: it decides nothing.
+        """
         before = self._health.get(target)
         check = self._checks.get(target, _FIRST_LOOK)
         if before is None:
+            return False
+        if not result.ok and result.duration_s > check.timeout_s + _LATE_S:
+            _log.warning("probe of %s took %.1f s: the controller was late, result ignored",
+                         target.backend, result.duration_s)  # fmt: skip
             return False
         self._probe_s[target] = result.duration_s
         after = observe(before, result, check)
@@ -137,8 +156,9 @@ class Reconciler:
             if is_live(self._health[TargetId(service.pool.name, backend.key)].health)
         )
 
-    def desired(self, config: Config) -> Desired:
-        """Return the goal for a configuration, as things stand."""
+    def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
+        """Return the steps from what is to what a configuration asks for, as things stand."""
+        config = config or self.config
         started_s, builds = self._clock(), self.rings.builds
         desired = desire(
             config,
@@ -150,23 +170,22 @@ class Reconciler:
         )
         if self.rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
-        return desired
-
-    def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
-        """Return the steps from what is to what a configuration asks for."""
-        desired = self.desired(config or self.config)
         return make_plan(self.observed, desired), desired
 
     def cycle(self) -> Plan | None:
         """Bring the datapath to the goal; returns the plan that was applied, None if all is well.
 
-        Raises DatapathError; then the next cycle tries again.
+        Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
         plan, desired = self.plan()
         if plan.empty:
             return None
-        observed = self._datapath.apply(plan, self.observed)
+        try:
+            observed = self._datapath.apply(plan, self.observed)
+        except DatapathError:
+            self.observed = self._datapath.observe()
+            raise
         self.observed = replace(observed, applied=desired.rings)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan

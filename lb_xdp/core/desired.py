@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -61,12 +61,14 @@ class Structure:
 
     ``build`` identifies the program's sources; ``local_addresses`` are the gateway's own, empty
     where no service needs them (they tell answers to probes from replies to clients in nat).
+    ``macs`` are those of the interfaces, 6 octets each: only frames sent to them are forwarded.
     """
 
     build: int
     modes: Mapping[ServiceKey, Mode]
     backends: frozenset[BackendId]
     local_addresses: frozenset[IPv4Address]
+    macs: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ def desire(
         rings[service.key] = ring_of(service, up)
     modes = {service.key: service.mode for service in config.services}
     local = topology.local_addresses if Mode.NAT in modes.values() else frozenset()
+    macs = frozenset(interface.mac for interface in _ours(config, topology))
     return Desired(
-        Structure(build, modes, frozenset(records), local),
+        Structure(build, modes, frozenset(records), local, macs),
         records,
         rings,
         {interface.name: interface.index for interface in _ours(config, topology)},
@@ -137,8 +140,9 @@ def _records(
         hop = topology.next_hops.get(backend.address)
         interface = ours.get(hop.ifindex) if hop else None
         mac = _mac(hop, held.get(identity)) if hop else None
+        shared = service.mode is Mode.NAT and users[backend.key, service.protocol] > 1
         if hop is None or interface is None or mac is None or not _carries(service.mode, hop):
-            records[identity] = UNREACHABLE
+            records[identity] = replace(UNREACHABLE, shared=shared)
             continue
         records[identity] = BackendRecord(
             hop.ifindex,
@@ -146,7 +150,7 @@ def _records(
             hop.source_mac,
             interface.mtu,
             up=identity in live,
-            shared=service.mode is Mode.NAT and users[backend.key, service.protocol] > 1,
+            shared=shared,
         )
     return records
 

@@ -5,7 +5,9 @@ A plan is made from an ``Observed`` (read from the kernel, or what the last plan
 half-way reads the kernel again and plans again.
 
 Invariants, whatever step is the last one done:
- - a ring refers only to indices whose records are written (records before rings);
+ - a ring refers only to indices whose records can be used (records before rings, those of backends
+   that can not be reached any more after them);
+ - an interface that a backend is reached by runs the program before a ring names that backend;
  - an index keeps its meaning while any packet can see it: a freed one is given out again only by a
    later plan, to a generation that starts its counters at 0;
  - a new generation is complete before the first interface runs it, and the old one stays until the
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,10 @@ import numpy.typing as npt
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.ring import EMPTY, Ring
+
+INDICES = 32_768
+"""How many backend indices there are: twice what a configuration may hold, so that all backends can
+be replaced at once."""
 
 NO_BACKEND = 0
 """The index that stands for none in a ring; no backend ever has it."""
@@ -54,7 +60,10 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in this order: build, records, rings, attach, detach.
+    """What to do, in this order: build, attach, records, rings, detach.
+
+    ``interfaces`` are all that the program may send packets by, ``attach`` those that do not run
+    the goal's program yet.
 
     With ``build`` set, ``records`` and ``rings`` are the whole of the new generation; otherwise
     they are what changes in the present one. ``fresh`` are indices whose counters start at 0.
@@ -67,6 +76,7 @@ class Plan:
     indices: Mapping[BackendId, int]
     records: Mapping[BackendId, BackendRecord]
     rings: Mapping[ServiceKey, Slots]
+    interfaces: Mapping[str, int]
     attach: Mapping[str, int]
     detach: tuple[str, ...]
     fresh: tuple[int, ...]
@@ -96,6 +106,7 @@ def make_plan(observed: Observed, desired: Desired) -> Plan:
         indices=indices,
         records=records,
         rings=rings,
+        interfaces=desired.interfaces,
         attach=attach,
         detach=tuple(sorted(set(observed.attached) - set(desired.interfaces))),
         fresh=tuple(sorted(i for key, i in indices.items() if key not in observed.indices)),
@@ -104,9 +115,13 @@ def make_plan(observed: Observed, desired: Desired) -> Plan:
 
 
 def _indices(held: Mapping[BackendId, int], wanted: Iterable[BackendId]) -> dict[BackendId, int]:
-    """Give every wanted backend an index: its own if it has one, else one that nobody held."""
+    """Give every wanted backend an index: its own if it has one, else one that nobody held.
+
+    New ones are above all that were held, as long as there are such: of several services that share
+    a backend, the lowest index is then the oldest one's.
+    """
     taken = set(held.values()) | {NO_BACKEND}
-    free = (index for index in count(1) if index not in taken)
+    free = (i for i in chain(range(max(taken) + 1, INDICES), range(1, INDICES)) if i not in taken)
     return {key: held[key] if key in held else next(free) for key in sorted(wanted)}
 
 

@@ -11,7 +11,10 @@ import errno
 import json
 import logging
 import os
+import socket
 import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,10 @@ from lb_xdp.errors import AttachError, StrangerError
 _log = logging.getLogger(__name__)
 _KERNEL_MODES = {1: "native", 2: "generic", 3: "offload"}
 _HARD_ERRORS = {errno.EBUSY, errno.EPERM, errno.ENODEV, errno.EEXIST}
+
+
+class NoXdpError(AttachError):
+    """The interface has no native XDP, as things are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ def attached(interface: str) -> Attached | None:
 
 
 class Link:
-    """One pinned link. ``mode`` is native or generic, as the kernel said when it was attached."""
+    """One pinned link. ``mode`` is native or generic; empty as long as nobody asked the kernel."""
 
     def __init__(self, interface: str, path: Path, fd: int, mode: str = "") -> None:
         self.interface = interface
@@ -66,6 +73,32 @@ class Link:
         """Return which program it runs; ``ifindex`` 0 if its interface is gone."""
         return syscall.link_info(self.fd)
 
+    def in_place(self) -> bool:
+        """Say whether the interface that it runs on still has its name."""
+        try:
+            return socket.if_indextoname(self.info.ifindex) == self.interface
+        except OSError:
+            return False
+
+    def find(self, path_of: Callable[[str], Path]) -> None:
+        """Find the interface that it runs on, which may have been renamed, and its mode.
+
+        Raises AttachError where the interface is another network namespace's.
+        """
+        info = self.info
+        with suppress(OSError):
+            name = socket.if_indextoname(info.ifindex)
+            there = attached(name)
+            if there is not None and there.program_id == info.program_id:
+                if name != self.interface:
+                    self.path = self.path.rename(path_of(name))
+                self.interface, self.mode = name, there.mode
+                return
+        raise AttachError(
+            f"{self.path}: its program {info.program_id} runs on {self.interface} of another "
+            "network namespace: choose another gateway.name here, or run lb-xdp there"
+        )
+
     def run(self, program_fd: int) -> None:
         """Put another program in place, atomically. Raises AttachError."""
         try:
@@ -74,6 +107,42 @@ class Link:
             raise AttachError(
                 f"interface {self.interface}: the program cannot be replaced: {error.strerror}"
             ) from error
+
+    def go_back(self, program_id: int) -> None:
+        """Put a former program in place again; if that fails too, the present one stays."""
+        try:
+            fd = syscall.program_open(program_id)
+        except OSError as error:
+            _log.error("interface %s: program %d is gone: %s", self.interface, program_id, error)
+            return
+        try:
+            self.run(fd)
+        except AttachError as error:
+            _log.error("%s", error)
+        finally:
+            os.close(fd)
+
+    def change_mode(self, program_fd: int, mode: XdpMode) -> Link:
+        """Take the place of this link by one of another mode; if it is refused, by one of its own.
+
+        A link keeps its mode for life, so the interface is without program for a moment.
+        """
+        _log.warning(
+            "interface %s changes from %s to %s mode: unattached for a moment",
+            self.interface,
+            self.mode,
+            mode,
+        )
+        info, former = self.info, XdpMode(self.mode)
+        before = syscall.program_open(info.program_id)
+        try:
+            self.remove()
+            return _make_link(self.interface, info.ifindex, program_fd, mode, self.path)
+        except NoXdpError:
+            _make_link(self.interface, info.ifindex, before, former, self.path).close()
+            raise
+        finally:
+            os.close(before)
 
     def remove(self) -> None:
         """Take the program off the interface, and the pin away."""
@@ -100,56 +169,85 @@ def open_link(interface: str, path: Path) -> Link | None:
         return None
 
 
-def create_link(
-    interface: str, ifindex: int, program_fd: int, mode: XdpMode, path: Path, *, replace: bool
-) -> Link:
-    """Attach a program by a new link, and pin it. Raises StrangerError, AttachError."""
-    there = attached(interface)
-    if there is not None:
-        if not replace:
-            raise _stranger(interface, there)
-        _log.warning("replacing program=%s id=%d interface=%s", there.program_name,
-                     there.program_id, interface)  # fmt: skip
-        _evict(interface, ifindex, there)
-    link = Link(interface, path, _attach(interface, ifindex, program_fd, mode))
+def create_links(
+    interfaces: Mapping[str, int],
+    program_fd: int,
+    mode: XdpMode,
+    path_of: Callable[[str], Path],
+    undo: ExitStack,
+    *,
+    replace: bool,
+) -> list[Link]:
+    """Attach a program to interfaces, given with their indices. Raises StrangerError, AttachError.
+
+    ``auto`` means native if all of them can, else generic: native programs cannot redirect to an
+    interface without it. ``undo`` gets what takes the links away again.
+    """
+    for interface, ifindex in interfaces.items():
+        _make_room(interface, ifindex, replace=replace)
+    if mode is XdpMode.AUTO:
+        try:
+            with ExitStack() as attempt:
+                links = _make_links(interfaces, program_fd, XdpMode.NATIVE, path_of, attempt)
+                undo.push(attempt.pop_all())
+        except NoXdpError as error:
+            _log.warning("%s: all interfaces run in generic mode, which is slower", error)
+            mode = XdpMode.GENERIC
+        else:
+            return links
+    return _make_links(interfaces, program_fd, mode, path_of, undo)
+
+
+def _make_links(
+    interfaces: Mapping[str, int],
+    program_fd: int,
+    mode: XdpMode,
+    path_of: Callable[[str], Path],
+    undo: ExitStack,
+) -> list[Link]:
+    links = []
+    for interface, ifindex in interfaces.items():
+        links.append(_make_link(interface, ifindex, program_fd, mode, path_of(interface)))
+        undo.callback(links[-1].remove)
+    return links
+
+
+def _make_link(interface: str, ifindex: int, program_fd: int, mode: XdpMode, path: Path) -> Link:
+    flag = XdpFlag.GENERIC if mode is XdpMode.GENERIC else XdpFlag.NATIVE
+    try:
+        fd = syscall.link_create(program_fd, ifindex, flag)
+    except OSError as error:
+        raise _refusal(interface, mode, error) from error
+    link = Link(interface, path, fd, mode.value)
     try:
         path.unlink(missing_ok=True)
         syscall.pin(link.fd, str(path))
     except OSError as error:
         link.close()
         raise AttachError(f"{path}: cannot be pinned: {error.strerror}") from error
-    there = attached(interface)
-    link.mode = there.mode if there else ""
     return link
 
 
-def _attach(interface: str, ifindex: int, program_fd: int, mode: XdpMode) -> int:
-    wanted = XdpFlag.GENERIC if mode is XdpMode.GENERIC else XdpFlag.NATIVE
-    try:
-        return syscall.link_create(program_fd, ifindex, wanted)
-    except OSError as error:
-        if mode is not XdpMode.AUTO or error.errno in _HARD_ERRORS:
-            raise _refusal(interface, wanted, error) from error
-        _log.warning(
-            "interface=%s has no native XDP here (%s): running in generic mode, which is slower",
-            interface,
-            error.strerror,
-        )
-    try:
-        return syscall.link_create(program_fd, ifindex, XdpFlag.GENERIC)
-    except OSError as error:
-        raise _refusal(interface, XdpFlag.GENERIC, error) from error
+def _make_room(interface: str, ifindex: int, *, replace: bool) -> None:
+    there = attached(interface)
+    if there is None:
+        return
+    if not replace:
+        raise _stranger(interface, there)
+    _log.warning("interface %s: removing the program %s, id %d", interface, there.program_name,
+                 there.program_id)  # fmt: skip
+    _evict(interface, ifindex, there)
 
 
-def _refusal(interface: str, flag: XdpFlag, error: OSError) -> AttachError:
-    hint = ""
-    if flag is XdpFlag.NATIVE and error.errno not in _HARD_ERRORS:
-        hint = (
-            "; its driver may lack XDP, or an MTU or an offload forbids it: "
-            "set gateway.xdp_mode to auto or generic"
-        )
-    mode = (flag.name or "").lower()
-    return AttachError(f"interface {interface}: no {mode} XDP: {error.strerror}{hint}")
+def _refusal(interface: str, mode: XdpMode, error: OSError) -> AttachError:
+    """Return NoXdpError where another mode may be possible, AttachError elsewhere."""
+    said = f"interface {interface} refuses {mode} XDP: {error.strerror}"
+    if mode is XdpMode.GENERIC or error.errno in _HARD_ERRORS:
+        return AttachError(said)
+    return NoXdpError(
+        f"{said} (its driver lacks it, or an MTU or an offload forbids it; gateway.xdp_mode: "
+        "generic works everywhere, and must then be every interface's)"
+    )
 
 
 def _stranger(interface: str, there: Attached) -> StrangerError:

@@ -23,19 +23,24 @@ MIN_BUCKET_BITS = 6
 _MAX_BUCKET_BITS = 20
 _FACTORS = 64
 
+_FIELDS = ("address", "port", "protocol", "kind", "index", "is_mac")
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 _Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One entry. Address, port and protocol in host order; port and protocol 0 for an address."""
+    """One entry. Address, port and protocol in host order; port and protocol 0 for an address.
+
+    With ``is_mac`` address and port are the four and the two octets of a MAC address.
+    """
 
     address: int
     port: int
     protocol: int
     kind: int
-    index: int
+    index: int = 0
+    is_mac: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,13 @@ def structure_endpoints(
     ]
     found += _backend_endpoints(structure, indices, constants["LB_KIND_BACKEND"])
     found += _address_endpoints(structure, constants)
+    found += [_mac_endpoint(mac, constants["LB_KIND_MAC"]) for mac in sorted(structure.macs)]
     return found
+
+
+def _mac_endpoint(mac: bytes, kind: int) -> Endpoint:
+    address, port = int.from_bytes(mac[:4]), int.from_bytes(mac[4:])
+    return Endpoint(address, port, 0, kind, is_mac=1)
 
 
 def _backend_endpoints(
@@ -106,7 +117,7 @@ def build_table(endpoints: list[Endpoint]) -> EndpointTable:
 
 def _encode(endpoints: list[Endpoint]) -> NDArray[np.void]:
     entries: NDArray[np.void] = np.zeros(len(endpoints), layout().structs["lb_endpoint"])
-    for name in ("address", "port", "protocol", "kind", "index"):
+    for name in _FIELDS:
         entries[name] = [getattr(endpoint, name) for endpoint in endpoints]
     return entries
 
@@ -143,7 +154,9 @@ def read_table(entries: NDArray[np.void]) -> list[Endpoint]:
     """Return the endpoints of a table read back from the kernel, in no particular order."""
     flat = entries.reshape(-1)
     used = flat[flat["kind"] != layout().constants["LB_KIND_EMPTY"]]
-    return [
-        Endpoint(*map(int, (e["address"], e["port"], e["protocol"], e["kind"], e["index"])))
-        for e in used
-    ]
+    return [Endpoint(*(int(entry[name]) for name in _FIELDS)) for entry in used]
+
+
+def mac_of(endpoint: Endpoint) -> bytes:
+    """Return the MAC address of an entry that is one."""
+    return endpoint.address.to_bytes(4) + endpoint.port.to_bytes(2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,7 @@ from lb_xdp.core.model import XdpMode
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.snapshot import ProgramStatus, ReasonCount
 from lb_xdp.datapath import counters
-from lb_xdp.datapath.attach import Link, attached, create_link, open_link
+from lb_xdp.datapath.attach import Link, create_links, open_link
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
 from lb_xdp.datapath.generation import (
     Generation,
@@ -26,8 +27,9 @@ from lb_xdp.datapath.generation import (
     prepare_generation,
 )
 from lb_xdp.datapath.layout import layout
+from lb_xdp.datapath.load import Program
 from lb_xdp.datapath.maps import NAT_FLOWS, BpfMap, persistent_specs
-from lb_xdp.errors import AttachError, MapError
+from lb_xdp.errors import MapError
 
 _log = logging.getLogger(__name__)
 
@@ -90,13 +92,15 @@ class Datapath:
             bpf_map.close()
         for link in self._links.values():
             link.close()
-        if self._generation is not None:
-            self._generation.close()
-            self._generation = None
+        self._close_generation()
         self._maps, self._links = {}, {}
 
     def observe(self) -> Observed:
-        """Read what the kernel holds, and clear away what no interface can run any more."""
+        """Read what the kernel holds, and clear away what no interface can run any more.
+
+        May be repeated: after a failed ``apply`` it tells how far that came.
+        """
+        self._close_generation()
         running = self._open_links()
         self._generation = self._open_generation(set(running.values()))
         if self._generation is None:
@@ -121,39 +125,25 @@ class Datapath:
 
     def _open_links(self) -> dict[str, int]:
         """Open the pinned links that still have their interface; return their programs' ids."""
-        running = {}
-        for interface in self._pins.linked_interfaces():
-            path = self._pins.link(interface)
-            link = open_link(interface, path)
-            if link is None:
-                continue
-            info = link.info
-            if info.ifindex == 0:
-                _log.info("interface=%s was removed: its link is void", interface)
-                link.close()
-                path.unlink(missing_ok=True)
-                continue
-            link.mode = self._mode_of(interface, info.program_id)
-            self._links[interface] = link
-            running[interface] = info.program_id
-        return running
+        for link in self._links.values():
+            link.close()
+        names = self._pins.linked_interfaces()
+        opened = [open_link(name, self._pins.link(name)) for name in names]
+        self._links = {link.interface: link for link in opened if link is not None}
+        self._follow_interfaces()
+        return {name: link.info.program_id for name, link in self._links.items()}
 
-    def _mode_of(self, interface: str, program_id: int) -> str:
-        """Return the mode that a link runs in.
-
-        Raises AttachError where its program is not to be seen: the interface is another network
-        namespace's, of the same name.
-        """
-        try:
-            there = attached(interface)
-        except AttachError:
-            there = None
-        if there is None or there.program_id != program_id:
-            raise AttachError(
-                f"{self._pins.root}: its program {program_id} runs on {interface} of another "
-                "network namespace: choose another gateway.name here, or run lb-xdp there"
-            )
-        return there.mode
+    def _follow_interfaces(self) -> None:
+        """Forget links whose interface was removed, and find those that were renamed."""
+        links, self._links = self._links, {}
+        for link in links.values():
+            if link.info.ifindex == 0:
+                _log.info("interface %s was removed: its link is void", link.interface)
+                link.remove()
+                continue
+            if not link.mode or not link.in_place():
+                link.find(self._pins.link)
+            self._links[link.interface] = link
 
     def _open_generation(self, running: set[int]) -> Generation | None:
         """Open the newest generation that some interface runs; without any, the newest one."""
@@ -171,7 +161,14 @@ class Datapath:
         for generation in found:
             if generation is not chosen:
                 generation.close()
+            if generation is not chosen and generation.program.id not in running:
+                self._pins.remove_generation(generation.number)
         return chosen
+
+    def _close_generation(self) -> None:
+        if self._generation is not None:
+            self._generation.close()
+            self._generation = None
 
     def prepare(self, plan: Plan) -> None:
         """Do the slow part of a plan, the compiler's, ahead; may run in any thread."""
@@ -181,17 +178,19 @@ class Datapath:
     def apply(self, plan: Plan, observed: Observed) -> Observed:
         """Do what the plan says and return the new picture. Raises DatapathError.
 
-        If building fails, nothing has changed. If a later step fails, ``observe`` again.
+        Whatever may be refused comes first, and is undone if a later one is: no interface then runs
+        anything else than before. Only if a map cannot be written something may have changed.
         """
-        self._drop_void_links()
+        self._follow_interfaces()
+        for ifindex in plan.interfaces.values():
+            self._maps["devices"].write(ifindex, ifindex)
         if plan.build:
-            self._build(plan)
+            self._build_and_swap(plan)
         elif self._generation is not None:
-            for identity, record in plan.records.items():
-                self._generation.write_record(identity, plan.indices[identity], record)
-            for service, slots in plan.rings.items():
-                self._generation.write_ring(service, slots)
-        self._attach(plan)
+            with ExitStack() as undo:
+                self._attach(plan, self._generation.program, undo)
+                undo.pop_all()
+            self._write(plan, self._generation)
         for interface in plan.detach:
             if interface in self._links:
                 self._links.pop(interface).remove()
@@ -207,75 +206,70 @@ class Datapath:
             outdated=frozenset(),
         )
 
-    def _drop_void_links(self) -> None:
-        """Forget links whose interface was removed: the kernel severed them with it."""
-        for interface, link in list(self._links.items()):
-            if link.info.ifindex == 0:
-                self._links.pop(interface).remove()
+    @staticmethod
+    def _write(plan: Plan, generation: Generation) -> None:
+        """Change records and rings in place, so that a ring never names what cannot be sent to."""
+        for reachable in (True, False):
+            for identity, record in plan.records.items():
+                if record.reachable is reachable:
+                    generation.write_record(identity, plan.indices[identity], record)
+            if reachable:
+                for service, slots in plan.rings.items():
+                    generation.write_ring(service, slots)
 
-    def _build(self, plan: Plan) -> None:
+    def _build_and_swap(self, plan: Plan) -> None:
         counters.reset(self._maps["counts"], self._maps["nat_marks"], plan.fresh)
-        folder = self._pins.generation(plan.generation)
+        with ExitStack() as undo:
+            built = self._build(plan, undo)
+            self._attach(plan, built.program, undo)
+            self._run_everywhere(built.program, undo)
+            undo.pop_all()
+        self._close_generation()
+        self._generation = built
+
+    def _build(self, plan: Plan, undo: ExitStack) -> Generation:
+        """Make a generation complete and pinned; nothing runs it yet."""
         self._pins.remove_generation(plan.generation)
         built = build_generation(plan, self._maps)
-        try:
-            built.pin(folder)
-        except BaseException:
-            built.close()
-            self._pins.remove_generation(plan.generation)
-            raise
-        before, self._generation = self._generation, built
-        try:
-            for link in self._links.values():
-                link.run(built.program.fd)
-        except BaseException:
-            self._back_to(before)
-            raise
-        if before is not None:
-            before.close()
+        undo.callback(built.close)
+        undo.callback(self._pins.remove_generation, plan.generation)
+        built.pin(self._pins.generation(plan.generation))
+        return built
 
-    def _back_to(self, before: Generation | None) -> None:
-        """Undo a swap that failed on one interface: all run the generation from before."""
-        failed, self._generation = self._generation, before
+    def _run_everywhere(self, program: Program, undo: ExitStack) -> None:
+        """Put a program under every link, one atomic replacement each."""
         for link in self._links.values():
-            if before is not None:
-                link.run(before.program.fd)
-        if failed is not None:
-            failed.close()
-            if before is not None:
-                self._pins.remove_generation(failed.number)
+            before = link.info.program_id
+            link.run(program.fd)
+            undo.callback(link.go_back, before)
 
-    def _attach(self, plan: Plan) -> None:
-        if self._generation is None:
-            return
+    def _attach(self, plan: Plan, program: Program, undo: ExitStack) -> None:
+        """Let a program run on the interfaces that need a link of their own, or another's place."""
+        missing = {}
         for interface, ifindex in plan.attach.items():
-            self._maps["devices"].write(ifindex, ifindex)
-            if not self._reuse_link(interface, ifindex, self._generation.program.fd):
-                self._links[interface] = create_link(
-                    interface,
-                    ifindex,
-                    self._generation.program.fd,
-                    self._mode,
-                    self._pins.link(interface),
-                    replace=self._replace,
-                )
+            link = self._links.get(interface)
+            if link is None:
+                missing[interface] = ifindex
+            elif self._mode_fits(link):
+                undo.callback(link.go_back, link.info.program_id)
+                link.run(program.fd)
+            else:
+                before = link.info.program_id
+                changed = link.change_mode(program.fd, self._mode)
+                undo.callback(changed.go_back, before)
+                self._links[interface] = changed
+        for made in create_links(missing, program.fd, self._mode_for_new(), self._pins.link, undo,
+                                 replace=self._replace):  # fmt: skip
+            self._links[made.interface] = made
+            undo.callback(self._links.pop, made.interface, None)
 
-    def _reuse_link(self, interface: str, ifindex: int, program_fd: int) -> bool:
-        """Let the interface's link run the program; False if it has none that can.
+    def _mode_for_new(self) -> XdpMode:
+        """Return the mode that goes with the interfaces attached already.
 
-        A link keeps its mode for life: another mode takes a new one, and a moment without program.
+        A native program cannot redirect to an interface that only has generic XDP, so all have one.
         """
-        link = self._links.get(interface)
-        if link is None:
-            return False
-        if link.info.ifindex == ifindex and self._mode_fits(link):
-            link.run(program_fd)
-            return True
-        if link.info.ifindex == ifindex:
-            _log.warning("interface %s changes from %s to %s mode: unattached for a moment",
-                         interface, link.mode, self._mode)  # fmt: skip
-        self._links.pop(interface).remove()
-        return False
+        modes = {link.mode for link in self._links.values() if link.mode}
+        return XdpMode(modes.pop()) if self._mode is XdpMode.AUTO and modes else self._mode
 
     def _remove_old_generations(self, keep: int) -> None:
         for number in self._pins.generations():

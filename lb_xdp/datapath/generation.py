@@ -25,6 +25,7 @@ from lb_xdp.datapath.endpoints import (
     Endpoint,
     EndpointTable,
     build_table,
+    mac_of,
     read_table,
     structure_endpoints,
 )
@@ -79,7 +80,8 @@ class Generation:
             if e.kind == _constant("LB_KIND_ADDRESS") and e.index & _constant("LB_ADDRESS_LOCAL")
         )
         build = int(_element(self.maps["endpoints"], 0)["head"]["build"][0])
-        structure = Structure(build, modes, frozenset(indices), local)
+        macs = frozenset(mac_of(e) for e in endpoints if e.is_mac)
+        structure = Structure(build, modes, frozenset(indices), local, macs)
         rings = {service: self._read_ring(index) for service, index in self.rings.items()}
         return Observed(self.number, structure, indices, records, rings)
 

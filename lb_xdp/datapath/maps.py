@@ -17,16 +17,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lb_xdp.core.plan import INDICES
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.datapath import syscall
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.syscall import MapType
 from lb_xdp.errors import MapError, PrivilegeError
 
-MAX_INDEX = 32_768
-"""Backend indices: twice what a configuration may hold, so that all can be replaced at once."""
-
-NAT_FLOWS = 65_536
+NAT_FLOWS = 131_072
 """Recorded nat flows: only shared backends and ones addressed directly need any."""
 
 MAX_DEVICES = 64
@@ -67,7 +65,7 @@ def generation_specs(services: int, buckets: int) -> tuple[MapSpec, ...]:
     return (
         MapSpec("endpoints", MapType.ARRAY, u32, table, 1),
         MapSpec("rings", MapType.ARRAY, u32, ring, services),
-        MapSpec("backends", MapType.ARRAY, u32, structs["lb_backend"], MAX_INDEX),
+        MapSpec("backends", MapType.ARRAY, u32, structs["lb_backend"], INDICES),
     )
 
 
@@ -78,10 +76,10 @@ def persistent_specs() -> tuple[MapSpec, ...]:
     reasons = len(layout().reasons)
     flow_key, flow = structs["lb_nat_key"], structs["lb_nat_flow"]
     return (
-        MapSpec("counts", MapType.PERCPU_ARRAY, u32, structs["lb_backend_count"], MAX_INDEX),
+        MapSpec("counts", MapType.PERCPU_ARRAY, u32, structs["lb_backend_count"], INDICES),
         MapSpec("reasons", MapType.PERCPU_ARRAY, u32, np.dtype(np.uint64), reasons),
         MapSpec("nat_flows", MapType.LRU_HASH, flow_key, flow, NAT_FLOWS),
-        MapSpec("nat_marks", MapType.ARRAY, u32, structs["lb_nat_mark"], MAX_INDEX),
+        MapSpec("nat_marks", MapType.ARRAY, u32, structs["lb_nat_mark"], INDICES),
         MapSpec("devices", MapType.DEVMAP_HASH, u32, u32, MAX_DEVICES),
     )
 
@@ -114,7 +112,7 @@ class BpfMap:
     @classmethod
     def reopen(cls, spec: MapSpec, path: Path) -> Self:
         """Open a pin, and refuse one of another shape. Raises MapError, FileNotFoundError."""
-        fd = syscall.open_pin(str(path))
+        fd = _open_pin(path)
         info = syscall.map_info(fd)
         found = (info.type, info.key_size, info.value_size, info.max_entries)
         wanted = (spec.kind, spec.key.itemsize, spec.value.itemsize, spec.max_entries)
@@ -186,14 +184,29 @@ class BpfMap:
         cursor = np.zeros(max(self.spec.key.itemsize, 8), dtype=np.uint8)
         total, last = 0, False
         while not last and total < capacity:
-            count, last = syscall.map_lookup_batch(
-                self.fd, keys[total:], values[total:], capacity - total, cursor, start=total == 0
-            )
+            count, last = self._read_batch(keys[total:], values[total:], cursor, start=total == 0)
             total += count
             if count == 0:
                 break
         read = values[:total]["value"] if self.spec.per_cpu else values[:total, 0]
         return keys[:total], read
+
+    def _read_batch(
+        self, keys: Values, values: Values, cursor: Values, *, start: bool
+    ) -> tuple[int, bool]:
+        try:
+            return syscall.map_lookup_batch(self.fd, keys, values, len(keys), cursor, start=start)
+        except OSError as error:
+            raise MapError(f"map {self.spec.name}: {error.strerror}") from error
+
+
+def _open_pin(path: Path) -> int:
+    try:
+        return syscall.open_pin(str(path))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MapError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 def _aligned(spec: MapSpec) -> np.dtype[np.generic]:

@@ -90,7 +90,7 @@ class Follower:
         """
         try:
             await self._subscribe()
-            self._require_interfaces()
+            self._require_interfaces(self._names)
         except BaseException:
             self._close()
             raise
@@ -136,6 +136,16 @@ class Follower:
         await self._look_up_dirty()
         self._publish()
         await self._ask_neighbours()
+
+    def set_interfaces(self, names: Collection[str]) -> None:
+        """Follow these interfaces from now on, and no others.
+
+        Raises ``InterfaceError`` where one that was not followed before does not exist; then
+        nothing has changed. One that went away meanwhile may come back.
+        """
+        self._require_interfaces(frozenset(names) - self._names)
+        self._names = frozenset(names)
+        self._publish()
 
     async def settle(self, timeout_s: float) -> frozenset[IPv4Address]:
         """Wait until every target has a MAC, at most ``timeout_s``; return those without one."""
@@ -234,9 +244,9 @@ class Follower:
     def _due(self, hops: Iterable[HopKey], before_s: float) -> list[HopKey]:
         return [hop for hop in hops if self._asked_at_s.get(hop, before_s) <= before_s]
 
-    def _require_interfaces(self) -> None:
+    def _require_interfaces(self, names: frozenset[str]) -> None:
         existing = sorted(link.name for link in self._view.links.values())
-        missing = sorted(self._names.difference(existing))
+        missing = sorted(names.difference(existing))
         if missing:
             raise InterfaceError(
                 f"no interface {', '.join(missing)} on this host; there are {', '.join(existing)}"

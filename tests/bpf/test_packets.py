@@ -16,6 +16,7 @@ from lb_xdp.core.ring import RING_SLOTS
 from tests.support.program import (
     CLIENT,
     CLIENT_MAC,
+    GATEWAY_MAC,
     INNER,
     INNER_ADDRESS,
     OUTER,
@@ -29,7 +30,6 @@ from tests.support.program import (
     service,
 )
 
-GATEWAY_MAC = "02:00:00:00:01:01"
 MODES = [Mode.DSR, Mode.NAT]
 
 
@@ -311,7 +311,7 @@ def test_a_port_used_directly_and_then_through_the_vip_is_translated_again(wire:
 
 
 def test_a_backend_of_two_nat_services_answers_as_the_right_one(wire: Wire) -> None:
-    """Where a backend's address does not tell the VIP, the recorded flow does."""
+    """The recorded flow tells the VIP; a flow older than the second service is the first's."""
     other_vip = IPv4Address("203.0.113.20")
     one = service(Mode.NAT, backends=[1], name="one")
     two = service(Mode.NAT, backends=[1], vip=other_vip, name="two")
@@ -321,8 +321,8 @@ def test_a_backend_of_two_nat_services_answers_as_the_right_one(wire: Wire) -> N
         for sport, vip in ((6001, VIP), (6002, other_vip)):
             outcome = loaded.run(from_backend(1, TCP(sport=80, dport=sport)), ingress=INNER)
             assert (outcome.reason, outcome.packet[IP].src) == ("replied", str(vip))
-        stray = loaded.run(from_backend(1, TCP(sport=80, dport=6003)), ingress=INNER)
-        assert (stray.action, stray.reason) == ("drop", "unknown_flow")
+        older = loaded.run(from_backend(1, TCP(sport=80, dport=6003)), ingress=INNER)
+        assert (older.reason, older.packet[IP].src) == ("replied", str(VIP))
 
 
 def test_a_reply_without_neighbour_passes_translated(wire: Wire) -> None:
@@ -336,6 +336,49 @@ def test_a_reply_without_neighbour_passes_translated(wire: Wire) -> None:
         wanted = packet.copy()
         wanted[IP].src = str(VIP)
         assert_same(outcome.data, wanted)
+
+
+@pytest.mark.parametrize("destination", ["02:00:00:00:09:09", "ff:ff:ff:ff:ff:ff"])
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_to_others_are_left_alone(wire: Wire, mode: Mode, destination: str) -> None:
+    """A frame that a switch flooded, or a mirror copied, is not forwarded a second time."""
+    packet = from_client(TCP(dport=80))
+    packet.dst = destination
+    with LoadedProgram(wire, service(mode)) as loaded:
+        outcome = loaded.run(packet)
+        assert (outcome.action, outcome.reason) == ("pass", "other_host")
+        assert_same(outcome.data, packet)
+
+
+def test_replies_in_frames_to_others_are_left_alone(wire: Wire) -> None:
+    """Nor is a mirrored reply translated."""
+    packet = from_backend(1, TCP(sport=80, dport=7001))
+    packet.dst = "02:00:00:00:09:09"
+    with LoadedProgram(wire, service(Mode.NAT)) as loaded:
+        assert loaded.run(packet, ingress=INNER).reason == "other_host"
+
+
+def test_the_virtual_router_mac_is_ours(wire: Wire) -> None:
+    """Frames to a VRRP MAC address are for whoever is the master: the gateway that gets them."""
+    packet = from_client(TCP(dport=80))
+    packet.dst = "00:00:5e:00:01:2a"
+    with LoadedProgram(wire, service(Mode.DSR)) as loaded:
+        assert loaded.run(packet).reason == "forwarded"
+
+
+@pytest.mark.parametrize(("flags", "source"), [("DF", backend_address(1)), (0, VIP)])
+def test_a_reply_too_big_for_the_way_out(wire: Wire, flags: str | int, source: IPv4Address) -> None:
+    """With DF it passes untranslated, so that the backend hears of the MTU; else translated."""
+    wire.set_mtu(OUTER, 1000)
+    try:
+        with LoadedProgram(wire, service(Mode.NAT)) as loaded:
+            packet = from_backend(1, TCP(sport=80, dport=7002) / payload(1200))
+            packet[IP].flags = flags
+            outcome = loaded.run(packet, ingress=INNER)
+            assert (outcome.action, outcome.reason) == ("pass", "too_big")
+            assert outcome.packet[IP].src == str(source)
+    finally:
+        wire.set_mtu(OUTER, 1500)
 
 
 def test_one_armed_packets_leave_as_they_came(wire: Wire) -> None:

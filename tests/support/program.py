@@ -46,6 +46,7 @@ from tests.support import xdp_pass
 VIP = IPv4Address("203.0.113.10")
 CLIENT = IPv4Address("10.1.0.2")
 CLIENT_MAC = "02:00:00:00:01:02"
+GATEWAY_MAC = "02:00:00:00:01:01"
 OUTER, INNER = "outer", "inner"
 OUTER_ADDRESS, INNER_ADDRESS = IPv4Address("10.1.0.1"), IPv4Address("10.2.0.1")
 
@@ -68,6 +69,7 @@ class Wire:
     def __init__(self) -> None:
         self._ip("link", "add", OUTER, "type", "veth", "peer", "name", "outer-peer")
         self._ip("link", "add", INNER, "type", "veth", "peer", "name", "inner-peer")
+        self._ip("link", "set", OUTER, "address", GATEWAY_MAC)
         program = Path("/sys/fs/bpf/pass")
         xdp_pass.pin(program)
         for name in (OUTER, INNER, "outer-peer", "inner-peer"):
@@ -86,6 +88,10 @@ class Wire:
     def close(self) -> None:
         for name in (OUTER, INNER):
             self._ip("link", "delete", name)
+
+    def set_mtu(self, interface: str, octets: int) -> None:
+        """Change the MTU that the routing table goes by."""
+        self._ip("link", "set", interface, "mtu", str(octets))
 
     def topology(self, backends: int) -> Topology:
         """Return what netlink would tell of this network, with ``backends`` answering."""

@@ -33,6 +33,7 @@ from lb_xdp.datapath.syscall import MapType
 from tests.support import sandbox
 from tests.support.program import (
     CLIENT,
+    GATEWAY_MAC,
     INNER,
     OUTER,
     VIP,
@@ -102,7 +103,7 @@ class Harness:
 def _frame(source: str, destination: str, sport: int, dport: int, flags: str = "A") -> Ether:
     # The last octets of the client's address are 0, so that flows stay inside its own /16.
     header = IP(src=source, dst=destination, ttl=64)
-    return Ether(dst="02:00:00:00:01:01") / header / TCP(sport=sport, dport=dport, flags=flags)
+    return Ether(dst=GATEWAY_MAC) / header / TCP(sport=sport, dport=dport, flags=flags)
 
 
 @contextmanager

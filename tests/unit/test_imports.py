@@ -29,8 +29,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "reconciler": CORE,
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
+    "turns": {"errors"},
     "daemon": CORE
-    | {"config", "reconciler", "reporter", "instance"}
+    | {"config", "reconciler", "reporter", "instance", "turns"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.run": CORE | {"config", "api.client", "daemon"},

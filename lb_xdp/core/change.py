@@ -1,0 +1,31 @@
+"""What a running daemon cannot change by a reload, and says so instead of ignoring it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lb_xdp.core.model import Gateway
+
+
+def _metrics(gateway: Gateway) -> str:
+    listen = gateway.metrics_listen
+    return f"{listen.host}:{listen.port}" if listen else "none"
+
+
+_NEED_RESTART: Mapping[str, Callable[[Gateway], str]] = {
+    "gateway.name": lambda gateway: gateway.name,
+    "gateway.xdp_mode": lambda gateway: gateway.xdp_mode,
+    "gateway.api.socket": lambda gateway: gateway.api_socket,
+    "gateway.metrics.listen": _metrics,
+}
+
+
+def needs_restart(before: Gateway, after: Gateway) -> str | None:
+    """Return a sentence about the first setting that takes a restart, None if none changes."""
+    for key, setting in _NEED_RESTART.items():
+        if setting(before) != setting(after):
+            return (
+                f"{key} changes from {setting(before)} to {setting(after)}: restart the daemon for "
+                "that; forwarding goes on meanwhile"
+            )
+    return None
