@@ -74,6 +74,7 @@ class Reconciler:
         self.rings = Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
+        self._arrived = False
         self._datapath = datapath
         self._build = build
         self._clock = clock
@@ -180,13 +181,16 @@ class Reconciler:
         started_s = self._clock()
         plan, desired = self.plan()
         if plan.empty:
+            self._arrived = True
             return None
         try:
             observed = self._datapath.apply(plan, self.observed)
         except DatapathError:
+            self._arrived = False
             self.observed = self._datapath.observe()
             raise
         self.observed = replace(observed, applied=desired.rings)
+        self._arrived = True
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
 
@@ -216,9 +220,10 @@ class Reconciler:
 
     @property
     def ready(self) -> bool:
-        """Whether the goal is reached and every backend decided about."""
+        """Whether the latest cycle reached its goal, and every backend is decided about."""
         wanted = set(self.config.gateway.interfaces)
-        return wanted <= set(self.observed.attached) and not self.undecided(self.config)
+        attached = wanted <= set(self.observed.attached)
+        return self._arrived and attached and not self.undecided(self.config)
 
 
 _FIRST_LOOK = HealthCheck(CheckKind.TCP)

@@ -124,7 +124,7 @@ def _encode(endpoints: list[Endpoint]) -> NDArray[np.void]:
 
 def _keys(entries: NDArray[np.void]) -> _Keys:
     """Return what the program compares: the first eight octets of each entry, as they lie."""
-    words = entries.view(np.uint64).reshape(len(entries), -1)
+    words = entries.view(np.uint64).reshape(len(entries), entries.dtype.itemsize // 8)
     return words[:, 0]
 
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.program import Wire
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wire() -> Iterator[Wire]:
-    """Provide the two veth pairs, once for all tests."""
+    """Provide the two veth pairs, once for the tests of a module."""
     built = Wire()
     yield built
     built.close()

@@ -92,16 +92,21 @@ class _Requests:
 
     async def _request_once(self) -> None:
         begun = time.monotonic()
-        with _open_socket(*next(self._sources)) as connection:
-            # The reset leaves no TIME_WAIT behind, here or there: ports stay free.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            try:
-                async with asyncio.timeout(self._options["timeout_s"]):
-                    backend = await self._ask(connection)
-            except (OSError, WrongAnswerError) as error:
-                self._note_failure(begun, connection, error)
-            else:
-                self._backends[backend] = self._backends.get(backend, 0) + 1
+        source = next(self._sources)
+        name = "{}:{}".format(*source)
+        try:
+            with _open_socket(*source) as connection:
+                # The reset leaves no TIME_WAIT behind, here or there: ports stay free.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                try:
+                    async with asyncio.timeout(self._options["timeout_s"]):
+                        backend = await self._ask(connection)
+                finally:  # only now the kernel has chosen the port
+                    name = "{}:{}".format(*connection.getsockname())
+        except (OSError, WrongAnswerError) as error:
+            self._note_failure(begun, name, error)
+        else:
+            self._backends[backend] = self._backends.get(backend, 0) + 1
         self._slowest_s = max(self._slowest_s, time.monotonic() - begun)
 
     async def _ask(self, connection: socket.socket) -> str:
@@ -113,14 +118,13 @@ class _Requests:
             answer += piece
         return _backend_of(answer)
 
-    def _note_failure(self, begun: float, connection: socket.socket, error: Exception) -> None:
-        address, port = connection.getsockname()
+    def _note_failure(self, begun: float, source: str, error: Exception) -> None:
         self._failures.append(
             {
                 "at_s": begun,
                 "took_s": time.monotonic() - begun,
                 "error": f"{type(error).__name__}: {error}",
-                "source": f"{address}:{port}",
+                "source": source,
             }
         )
 
