@@ -37,7 +37,6 @@ from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_enabled, forwarding_remedy, host_notices
 from lb_xdp.probes.prober import Prober
-from lb_xdp.probes.prober import Target as ProbeTarget
 from lb_xdp.reconciler import Reconciler, TargetId, addresses, targets
 from lb_xdp.reporter import Reporter
 from lb_xdp.turns import StoppedError, Turns
@@ -236,13 +235,7 @@ class Daemon:
 
     def _probe(self, *configs: Config) -> None:
         """Probe the backends of these configurations, the last one's wishes winning."""
-        self._prober.set_targets(
-            {
-                target_id: ProbeTarget(target.check, target.address, target.port)
-                for config in configs
-                for target_id, target in targets(config).items()
-            }
-        )
+        self._prober.set_targets({k: t for config in configs for k, t in targets(config).items()})
 
     async def _detach(self) -> None:
         for removed in self._datapath.remove():

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire
-from lb_xdp.core.health import HealthState, ProbeResult, initial, is_live, observe
+from lb_xdp.core.health import HealthState, ProbeResult, Target, initial, is_live, observe
 from lb_xdp.core.model import BackendKey, CheckKind, Config, HealthCheck
 from lb_xdp.core.plan import Observed, Plan, make_plan
 from lb_xdp.core.report import BackendView, Count
@@ -46,15 +46,6 @@ class TargetId(NamedTuple):
 
     pool: str
     backend: BackendKey
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where and how a backend is probed."""
-
-    check: HealthCheck
-    address: IPv4Address
-    port: int
 
 
 class Reconciler:

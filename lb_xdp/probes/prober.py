@@ -14,14 +14,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.probes.attempt import Clock
 from lb_xdp.probes.http import make_session, probe_http
@@ -31,15 +30,6 @@ TargetId = TypeVar("TargetId", bound=Hashable)
 
 Probe = Callable[[HealthCheck, IPv4Address, int, Clock], Awaitable[ProbeResult]]
 """One attempt. It keeps to the check's timeout and raises nothing for reasons of the network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What to probe, where: ``address`` and ``port`` are final, ``check``'s own are not heeded."""
-
-    check: HealthCheck
-    address: IPv4Address
-    port: int
 
 
 class Prober(Generic[TargetId]):

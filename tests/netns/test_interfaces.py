@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.gateway import Gateway, config_for
+from tests.support.gateway import Gateway
 from tests.support.lab import Host, Lab
-from tests.support.servers import Nginx
-from tests.support.topologies import VIP, two_armed
+from tests.support.scenes import web_scene
+from tests.support.topologies import VIP
 
 
 def answers(client: Host) -> bool:
@@ -20,11 +20,8 @@ def attached(gateway: Gateway) -> set[str]:
 
 def test_an_interface_that_is_made_anew_is_attached_again(lab: Lab) -> None:
     """A removed interface takes its backends down; its successor is attached and forwards."""
-    network = two_armed(lab)
-    for backend in network.backends:
-        Nginx(lab, backend)
-    gateway = Gateway(network, config_for(network))
-    gateway.start()
+    scene = web_scene(lab)
+    network, gateway = scene.network, scene.gateway
     assert answers(network.client)
     network.gateway.ip("link delete eth1")
     gateway.wait_until_down("b1", "b2", "b3")
@@ -39,11 +36,8 @@ def test_an_interface_that_is_made_anew_is_attached_again(lab: Lab) -> None:
 
 def test_an_interface_that_was_down_forwards_when_it_is_up(lab: Lab) -> None:
     """Link down takes down the backends behind it and says why; link up brings them back."""
-    network = two_armed(lab)
-    for backend in network.backends:
-        Nginx(lab, backend)
-    gateway = Gateway(network, config_for(network))
-    gateway.start()
+    scene = web_scene(lab)
+    network, gateway = scene.network, scene.gateway
     network.gateway.ip("link set eth1 down")
     gateway.wait_until_down("b1", "b2", "b3")
     assert "10.2.0.11" in gateway.backends()["b1"]["detail"]

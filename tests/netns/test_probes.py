@@ -12,9 +12,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
-from lb_xdp.probes import Prober, Target
+from lb_xdp.probes import Prober
 from tests.support.lab import Host, Lab
 
 BACKEND = IPv4Address("10.0.0.2")

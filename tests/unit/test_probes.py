@@ -14,9 +14,9 @@ from random import Random
 
 import pytest
 
-from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck, StatusRange
-from lb_xdp.probes import Prober, Target
+from lb_xdp.probes import Prober
 from lb_xdp.probes.http import make_session, probe_http
 from lb_xdp.probes.tcp import probe_tcp
 
