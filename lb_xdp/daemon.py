@@ -31,7 +31,7 @@ from lb_xdp.errors import (
     InvalidConfigError,
     LbError,
 )
-from lb_xdp.instance import locked, notify, raise_file_limit, require_privilege
+from lb_xdp.instance import locked, notify, raise_limits, require_privilege
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.netlink.follow import Follower
@@ -52,7 +52,7 @@ def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
     config = load_config(config_path)
     require_privilege()
-    raise_file_limit()
+    raise_limits()
     with locked(config.gateway.name):
         try:
             asyncio.run(Daemon(config, config_path, replace=replace).main())

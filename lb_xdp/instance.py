@@ -32,10 +32,17 @@ def require_privilege() -> None:
         )
 
 
-def raise_file_limit() -> None:
-    """Allow as many open files as this process may have: each probe under way is a socket."""
+def raise_limits() -> None:
+    """Allow as many open files as this process may have, and maps of any size.
+
+    Each probe under way is a socket. Before Linux 5.11 BPF memory counted as locked memory; there
+    the limit would hide the message that says what such a kernel lacks.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with suppress(ValueError, PermissionError):  # without CAP_SYS_RESOURCE; newer kernels need none
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.datapath.bcc_child import EXIT_NO_BCC
-from lb_xdp.datapath.headers import find_headers
+from lb_xdp.datapath.headers import Headers, find_headers
 from lb_xdp.datapath.layout import source_dir
 from lb_xdp.errors import CompileError
 
@@ -100,6 +101,34 @@ def compile_source(source: Path, cflags: list[str], function: str) -> bytes:
         "cflags": [*headers.cflags, *cflags],
         "function": function,
     }
+    kept = _place_in_cache(source, request)
+    if kept is not None and kept.exists():
+        return kept.read_bytes()
+    instructions = _compile(source, request, headers)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        written = kept.with_name(f"{kept.name}.{os.getpid()}")
+        written.write_bytes(instructions)
+        written.replace(kept)
+    return instructions
+
+
+def _place_in_cache(source: Path, request: Mapping[str, object]) -> Path | None:
+    """Return where LB_XDP_COMPILE_CACHE, a folder, keeps what came of this very request.
+
+    For tests on an emulated machine, where each process would compile for half a minute. The
+    compiler and the headers are taken to be the same as long as the folder is kept.
+    """
+    folder = os.environ.get("LB_XDP_COMPILE_CACHE")
+    if not folder:
+        return None
+    digest = blake2b(json.dumps(request).encode(), digest_size=16)
+    for path in sorted({source, *source.parent.glob("*.[ch]"), *source_dir().glob("*.[ch]")}):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return Path(folder, digest.hexdigest())
+
+
+def _compile(source: Path, request: Mapping[str, object], headers: Headers) -> bytes:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "lb_xdp.datapath.bcc_child"],
