@@ -299,6 +299,7 @@ class Daemon:
     async def _try_out(self, config: Config) -> None:
         """Wait until what is new is decided about, and compile what will be needed."""
         await self._settle(config)
+        self._look()
         plan, _ = self._reconciler.plan(config)
         await asyncio.to_thread(self._datapath.prepare, plan)
 

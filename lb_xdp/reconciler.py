@@ -8,7 +8,7 @@ results and topologies, and a datapath behind ``DatapathPort`` does what the pla
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
@@ -28,12 +28,6 @@ _log = logging.getLogger(__name__)
 _LATE_S = 0.1  # how much longer than its timeout a probe may take, and still be believed
 
 
-class Clock(Protocol):
-    """A monotonic clock, in seconds."""
-
-    def __call__(self) -> float: ...  # noqa: D102 - see the class
-
-
 class DatapathPort(Protocol):
     """What the reconciler needs of the datapath."""
 
@@ -49,7 +43,7 @@ class TargetId(NamedTuple):
 
 
 class Reconciler:
-    """Not thread-safe: everything is called from the event loop."""
+    """Not thread-safe: all is called from the event loop. ``clock`` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -57,7 +51,7 @@ class Reconciler:
         datapath: DatapathPort,
         observed: Observed,
         build: int,
-        clock: Clock,
+        clock: Callable[[], float],
     ) -> None:
         self.config = config
         self.topology = Topology()

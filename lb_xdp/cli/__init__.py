@@ -88,7 +88,7 @@ def main(ctx: click.Context, name: str | None, socket: Path | None) -> None:
       lb-xdp check lb.yaml
       sudo lb-xdp run -c lb.yaml
       sudo lb-xdp --name gw1 status
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     if name and socket:
         raise click.UsageError("--name and --socket exclude each other: give the one you know.")
     ctx.obj = dataclasses.replace(ctx.find_object(Target) or Target(), name=name, socket=socket)

@@ -28,7 +28,7 @@ def command(file: Path, *, show_effective: bool) -> None:
     Example:
       lb-xdp check lb.yaml
       lb-xdp check --effective lb.yaml
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     config = load_config(file)
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)

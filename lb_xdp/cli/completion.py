@@ -17,7 +17,7 @@ def command(ctx: click.Context, shell: str) -> None:
       lb-xdp completion bash > /etc/bash_completion.d/lb-xdp
       lb-xdp completion zsh > ~/.zfunc/_lb-xdp
       lb-xdp completion fish > ~/.config/fish/completions/lb-xdp.fish
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"click has no completion for {shell}.")

@@ -23,7 +23,7 @@ def command(target: Target, *, yes: bool) -> None:
     \b
     Example:
       sudo lb-xdp detach --yes
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     client = _running(target)
     if client is not None:
         _ask(f"the gateway on {client.path}", yes=yes)

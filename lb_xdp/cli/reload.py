@@ -19,5 +19,5 @@ def command(target: Target) -> None:
     \b
     Example:
       sudo lb-xdp reload
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     click.echo(connect(target).reload())

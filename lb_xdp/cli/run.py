@@ -44,7 +44,7 @@ def command(config_path: Path, log_level: str, log_format: str, *, replace: bool
     \b
     Example:
       sudo lb-xdp run -c /etc/lb-xdp/gw1.yaml
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     from lb_xdp.daemon import run  # noqa: PLC0415 - --help must not import the whole daemon
 
     setup(log_level, LogFormat(log_format))

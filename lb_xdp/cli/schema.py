@@ -18,5 +18,5 @@ def command() -> None:
     \b
     Example:
       lb-xdp schema > lb-xdp.schema.json
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     click.echo(json.dumps(json_schema(), indent=2))

@@ -35,7 +35,7 @@ def command(target: Target, output: str) -> None:
     Example:
       sudo lb-xdp status
       sudo lb-xdp status -o json | jq '.services[].backends[] | {name, state, packets}'
-    """  # noqa: D301 - \b is click's mark for a block that it must not wrap
+    """
     client = connect(target)
     if output == "json":
         click.echo(json.dumps(client.status(), indent=2, ensure_ascii=False))

@@ -28,7 +28,7 @@ from lb_xdp.datapath.generation import (
 )
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program
-from lb_xdp.datapath.maps import NAT_FLOWS, BpfMap, persistent_specs
+from lb_xdp.datapath.maps import NAT_FLOWS, BpfMap, MapSpec, persistent_specs
 from lb_xdp.errors import MapError
 
 _log = logging.getLogger(__name__)
@@ -65,15 +65,14 @@ class Datapath:
         pins.prepare()
         try:
             for spec in persistent_specs():
-                datapath._maps[spec.name] = datapath._reopen_or_create(spec.name)
+                datapath._maps[spec.name] = datapath._reopen_or_create(spec)
         except BaseException:
             datapath.close()
             raise
         return datapath
 
-    def _reopen_or_create(self, name: str) -> BpfMap:
-        spec = next(spec for spec in persistent_specs() if spec.name == name)
-        path = self._pins.maps / name
+    def _reopen_or_create(self, spec: MapSpec) -> BpfMap:
+        path = self._pins.maps / spec.name
         try:
             return BpfMap.reopen(spec, path)
         except FileNotFoundError:
