@@ -1,0 +1,1 @@
+"""Tests with a virtual machine: a stock kernel, virtio and other real drivers."""
