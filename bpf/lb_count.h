@@ -7,6 +7,7 @@
 #define LB_COUNT_H
 
 #include "lb_maps.h"
+#include "lb_parse.h"
 
 static __always_inline void lb_count_reason(__u32 reason)
 {
@@ -16,16 +17,7 @@ static __always_inline void lb_count_reason(__u32 reason)
 		*count += 1;
 }
 
-static __always_inline int lb_is_syn(struct lb_packet *packet)
-{
-	struct tcphdr *tcp = packet->l4;
-
-	if (packet->ip->protocol != IPPROTO_TCP || (void *)(tcp + 1) > packet->end)
-		return 0;
-	return tcp->syn && !tcp->ack;
-}
-
-static __always_inline void lb_count_request(__u32 backend, struct lb_packet *packet)
+static __always_inline void lb_count_request(__u32 backend, struct lb_packet *packet, int flow)
 {
 	struct lb_backend_count *count = bpf_map_lookup_elem(LB_MAP(counts), &backend);
 
@@ -33,7 +25,7 @@ static __always_inline void lb_count_request(__u32 backend, struct lb_packet *pa
 		return;
 	count->packets += 1;
 	count->bytes += packet->frame_len;
-	count->flows += lb_is_syn(packet);
+	count->flows += flow;
 }
 
 static __always_inline void lb_count_reply(__u32 backend, struct lb_packet *packet)
@@ -45,5 +37,15 @@ static __always_inline void lb_count_reply(__u32 backend, struct lb_packet *pack
 	count->reply_packets += 1;
 	count->reply_bytes += packet->frame_len;
 }
+
+#define LB_COUNT_FLOW(field)                                                                       \
+	({                                                                                         \
+		__u32 lb_zero = 0;                                                                 \
+		struct lb_flow_count *lb_count = bpf_map_lookup_elem(LB_MAP(flow_counts),          \
+								     &lb_zero);                    \
+                                                                                                   \
+		if (lb_count)                                                                      \
+			lb_count->field += 1;                                                      \
+	})
 
 #endif

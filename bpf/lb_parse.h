@@ -1,80 +1,122 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * From a frame to the few facts that the rest of the program needs. Nothing is written here, and
- * nothing is read past data_end. Pointers into the packet stay valid for the program's whole run:
- * no pass moves the head.
+ * nothing is read past the end. What is plain (no tag, no IPv4 option, no IPv6 extension header, no
+ * fragment, TCP or UDP) is parsed here at fixed offsets; all else is lb_general.h's.
+ *
+ * `family` is a constant wherever it is passed, so that each IP version gets code of its own.
  */
 #ifndef LB_PARSE_H
 #define LB_PARSE_H
 
-#define LB_IP_HEADER_LEN 20 /* without options */
+#include "lb_reason.h"
+
 #define LB_IP_DF 0x4000 /* do not fragment (RFC 791, 3.1) */
 #define LB_IP_FRAGMENT 0x3fff /* more-fragments bit and offset (RFC 791, 3.1) */
+#define LB_IP_OFFSET 0x1fff
 
+/* Pointers stay valid until a pass moves the head of the frame. */
 struct lb_packet {
 	struct ethhdr *eth;
-	struct iphdr *ip;
-	void *l4;
+	void *l3;
+	void *l4; /* not there in a later fragment */
 	void *end;
+	__u32 l3_at; /* octets before it: 14, and 4 for each tag */
+	__u32 l3_len; /* octets from the IP header on, as that claims */
+	__u32 l4_at; /* octets of IP header, extension headers included */
 	__u32 frame_len; /* octets from the Ethernet header on; known after lb_check_lengths() */
+	__u32 hash; /* known after lb_ring_enter() */
 	__be16 source_port;
 	__be16 destination_port;
-	int odd; /* LB_OK, or how it ends if it is for a VIP: no ports to go by */
+	__u8 protocol;
+	__u8 part; /* LB_WHOLE, or which sort of fragment */
+	__u8 kind; /* LB_KIND_* of the service and index of the backend, once they are settled */
+	__u32 backend;
+	__be32 fragment_id;
 };
 
-static __always_inline int lb_parse_ethernet(struct lb_packet *packet)
+#define LB_WHOLE 0
+#define LB_FIRST 1 /* fragment: the first, with the transport header */
+#define LB_LATER 2 /* another: no transport header */
+
+static __always_inline struct iphdr *lb_ip4(struct lb_packet *packet)
 {
-	if ((void *)(packet->eth + 1) > packet->end)
-		return LB_END(truncated);
-	switch (bpf_ntohs(packet->eth->h_proto)) {
-	case ETH_P_IP:
-		return LB_OK;
-	case ETH_P_IPV6:
-		return LB_END(ipv6);
-	case ETH_P_8021Q:
-	case ETH_P_8021AD:
-		return LB_END(vlan);
-	default:
-		return LB_END(not_ip);
-	}
+	return packet->l3;
 }
 
-/* Reads the ports where there are any to go by; sets packet->odd where there are none. */
-static __always_inline void lb_parse_ports(struct lb_packet *packet)
+static __always_inline struct ipv6hdr *lb_ip6(struct lb_packet *packet)
 {
-	struct iphdr *ip = packet->ip;
-	__be16 *ports = packet->l4;
+	return packet->l3;
+}
 
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP) {
-		packet->odd = LB_END(protocol);
-	} else if (ip->frag_off & bpf_htons(LB_IP_FRAGMENT)) {
-		packet->odd = LB_END(fragment);
-	} else if (ip->ihl != 5) {
-		packet->odd = LB_END(ip_options);
-	} else if ((void *)(ports + 2) > packet->end) {
-		packet->odd = LB_END(truncated);
+static __always_inline const __be32 *lb_source(struct lb_packet *packet, int family)
+{
+	return family == 4 ? &lb_ip4(packet)->saddr : lb_ip6(packet)->saddr.in6_u.u6_addr32;
+}
+
+static __always_inline const __be32 *lb_destination(struct lb_packet *packet, int family)
+{
+	return family == 4 ? &lb_ip4(packet)->daddr : lb_ip6(packet)->daddr.in6_u.u6_addr32;
+}
+
+static __always_inline __u8 lb_hops_left(struct lb_packet *packet, int family)
+{
+	return family == 4 ? lb_ip4(packet)->ttl : lb_ip6(packet)->hop_limit;
+}
+
+/* Copies an address into four words (lb_types.h: IPv4 is the first). */
+static __always_inline void lb_copy_address(__be32 *to, const __be32 *from, int family)
+{
+	to[0] = from[0];
+	if (family == 6) {
+		to[1] = from[1];
+		to[2] = from[2];
+		to[3] = from[3];
 	} else {
-		packet->odd = LB_OK;
-		packet->source_port = ports[0];
-		packet->destination_port = ports[1];
+		to[1] = 0;
+		to[2] = 0;
+		to[3] = 0;
 	}
 }
 
-static __always_inline int lb_parse(struct xdp_md *ctx, struct lb_packet *packet)
+static __always_inline int lb_same_address(const __be32 *a, const __be32 *b, int family)
 {
-	int end;
+	if (a[0] != b[0])
+		return 0;
+	return family == 4 || (a[1] == b[1] && a[2] == b[2] && a[3] == b[3]);
+}
 
-	packet->eth = (void *)(long)ctx->data;
-	packet->end = (void *)(long)ctx->data_end;
-	end = lb_parse_ethernet(packet);
-	if (end)
-		return end;
-	packet->ip = (void *)(packet->eth + 1);
-	if ((void *)(packet->ip + 1) > packet->end || packet->ip->version != 4 ||
-	    packet->ip->ihl < 5)
-		return LB_END(truncated);
-	packet->l4 = (void *)(packet->ip + 1);
-	lb_parse_ports(packet);
+/* Returns LB_OK, or LB_GENERAL for what is not plain; `l3` has room for the IP header. */
+static __always_inline int lb_parse_plain(struct lb_packet *packet, int family)
+{
+	__be16 *ports;
+
+	packet->l3_at = ETH_HLEN;
+	if (family == 4) {
+		struct iphdr *ip = packet->l3;
+
+		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(LB_IP_FRAGMENT))
+			return LB_GENERAL;
+		packet->protocol = ip->protocol;
+		packet->l3_len = bpf_ntohs(ip->tot_len);
+		packet->l4_at = sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip = packet->l3;
+
+		if (ip->version != 6)
+			return LB_GENERAL;
+		packet->protocol = ip->nexthdr;
+		packet->l3_len = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+		packet->l4_at = sizeof(*ip);
+	}
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
+		return LB_GENERAL;
+	packet->l4 = packet->l3 + packet->l4_at;
+	ports = packet->l4;
+	if ((void *)(ports + 2) > packet->end)
+		return LB_GENERAL;
+	packet->source_port = ports[0];
+	packet->destination_port = ports[1];
 	return LB_OK;
 }
 
@@ -104,23 +146,44 @@ static __always_inline int lb_udp_length_ok(struct lb_packet *packet, __u32 l4_l
  */
 static __always_inline int lb_check_lengths(struct xdp_md *ctx, struct lb_packet *packet)
 {
-	__u32 total = bpf_ntohs(packet->ip->tot_len);
-	__u32 l4_len = total - LB_IP_HEADER_LEN;
+	__u32 whole = packet->l3_at + packet->l3_len;
+	__u32 l4_len = packet->l3_len - packet->l4_at;
 	int ok;
 
 	packet->frame_len = (__u32)(packet->end - (void *)packet->eth);
-	if (total < LB_IP_HEADER_LEN)
+	if (packet->l3_len < packet->l4_at)
 		return LB_END(bad_length);
-	if (packet->frame_len < ETH_HLEN + total) {
+	if (packet->frame_len < whole) {
 		packet->frame_len = bpf_xdp_get_buff_len(ctx);
-		if (packet->frame_len < ETH_HLEN + total)
+		if (packet->frame_len < whole)
 			return LB_END(bad_length);
 	}
-	if (packet->ip->protocol == IPPROTO_TCP)
+	if (packet->part == LB_LATER)
+		return LB_OK;
+	/* What a first fragment lacks comes in the later ones: no length is too long for it. */
+	l4_len += (__u32)packet->part << 16;
+	if (packet->protocol == IPPROTO_TCP)
 		ok = lb_tcp_length_ok(packet, l4_len);
 	else
 		ok = lb_udp_length_ok(packet, l4_len);
 	return ok ? LB_OK : LB_END(bad_length);
+}
+
+static __always_inline struct tcphdr *lb_tcp(struct lb_packet *packet)
+{
+	struct tcphdr *tcp = packet->l4;
+
+	if (packet->protocol != IPPROTO_TCP || packet->part == LB_LATER ||
+	    (void *)(tcp + 1) > packet->end)
+		return NULL;
+	return tcp;
+}
+
+static __always_inline int lb_is_syn(struct lb_packet *packet)
+{
+	struct tcphdr *tcp = lb_tcp(packet);
+
+	return tcp ? tcp->syn & ~tcp->ack & 1 : 0;
 }
 
 #endif

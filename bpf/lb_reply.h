@@ -1,95 +1,137 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nat, the way back: a backend's packet to a client gets the VIP as its source and leaves by the
- * route to the client. The client may be anywhere, so the kernel's routing table is asked
- * (bpf_fib_lookup, which needs forwarding enabled on the interface). Where it knows no way for XDP,
- * the translated packet passes, and the kernel routes it, resolves the neighbour or complains.
+ * nat and fullnat, the way back: a backend's packet to a client gets the VIP as its source and
+ * leaves by the way to the client. Where no way for XDP is known, the translated packet passes, and
+ * the kernel routes it, resolves the neighbour or complains.
  */
 #ifndef LB_REPLY_H
 #define LB_REPLY_H
 
+#include "lb_count.h"
 #include "lb_forward.h"
+#include "lb_fullnat.h"
 #include "lb_nat.h"
+#include "lb_way.h"
 
-#define LB_AF_INET 2
-
-/* Asks with the VIP as the source, which the packet bears once it is translated. */
-static __always_inline int lb_route_reply(struct xdp_md *ctx, struct lb_packet *packet,
-					  struct lb_backend *backend, struct bpf_fib_lookup *route)
-{
-	struct iphdr *ip = packet->ip;
-
-	route->family = LB_AF_INET;
-	route->tos = ip->tos;
-	route->l4_protocol = ip->protocol;
-	route->tot_len = bpf_ntohs(ip->tot_len);
-	route->ipv4_src = backend->vip;
-	route->ipv4_dst = ip->daddr;
-	route->ifindex = ctx->ingress_ifindex;
-	switch (bpf_fib_lookup(ctx, route, sizeof(*route), 0)) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		return LB_OK;
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		return LB_END(no_neighbour);
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return LB_END(too_big);
-	default:
-		return LB_END(no_route);
-	}
-}
-
-/* `end` is what lb_route_reply() said. */
-static __always_inline int lb_send_reply(struct xdp_md *ctx, struct lb_packet *packet,
-					 struct bpf_fib_lookup *route, int end, int *action)
-{
-	if (end)
-		return end;
-	*action = lb_leave_by(ctx, route->ifindex, XDP_PASS);
-	if (*action == XDP_PASS)
-		return LB_END(other_egress);
-	lb_decrement_ttl(packet->ip); /* only here: where the packet passes, the kernel does it */
-	lb_set_macs(packet->eth, route->dmac, route->smac);
-	return LB_END(replied);
-}
+#if LB_TRANSLATES
 
 /* Refuses before anything is written: a packet that passes from here is untouched. */
 static __always_inline int lb_admit_reply(struct xdp_md *ctx, struct lb_table *table,
-					  struct lb_packet *packet)
+					  struct lb_packet *packet, int family)
 {
 	int end;
 
-	if (lb_address_bits(table, packet->ip->daddr) & LB_ADDRESS_LOCAL)
-		return LB_END(to_gateway);
 	if (!lb_is_for_us(table, packet->eth))
 		return LB_END(other_host);
 	end = lb_check_lengths(ctx, packet);
 	if (end)
 		return end;
-	return packet->ip->ttl <= 1 ? LB_END(ttl_expired) : LB_OK;
+	return lb_hops_left(packet, family) <= 1 ? LB_END(ttl_expired) : LB_OK;
+}
+
+/* `vip` and `client` are the ends of the translated packet. */
+static __always_inline int lb_send_reply(struct xdp_md *ctx, struct lb_packet *packet,
+					 __u32 backend, struct lb_ends *to, const __be32 *client,
+					 int *action, int family)
+{
+	struct lb_way *way;
+	int unknown = lb_way_to(ctx, packet, to->source, client, &way, family);
+	int end;
+
+	/* Not to be fragmented: untranslated, so that the kernel's complaint finds the backend. */
+	if (unknown == LB_END(reply_too_big) &&
+	    (family == 6 || lb_ip4(packet)->frag_off & bpf_htons(LB_IP_DF)))
+		return unknown;
+	end = lb_translate(packet, to, family);
+	if (end)
+		return end;
+	packet->kind = to->destination ? LB_KIND_FULLNAT : LB_KIND_NAT;
+	packet->backend = backend;
+	lb_count_reply(backend, packet);
+	if (unknown)
+		return unknown;
+	*action = lb_leave_by(ctx, way->ifindex, XDP_PASS);
+	if (*action == XDP_PASS)
+		return LB_END(other_egress);
+	/* Only here: where the packet passes, the kernel does it. */
+	lb_decrement_hops(packet, family);
+	lb_copy_macs(packet->eth, way->mac);
+	return LB_END(replied);
+}
+
+#if LB_NAT
+/* A tracked service's flow learns from its replies as well. */
+static __always_inline void lb_nat_see_reply(struct lb_packet *packet, struct lb_backend *backend,
+					     int family)
+{
+#if LB_TRACKED
+	struct lb_flow_key key;
+	struct lb_flow *flow;
+
+	if (!(backend->flags & LB_BACKEND_TRACKED))
+		return;
+	lb_nat_key(&key, lb_destination(packet, family), backend->vip, packet->destination_port,
+		   backend->vip_port ? backend->vip_port : packet->source_port, packet->protocol,
+		   family);
+	flow = lb_flow_find(&key);
+	if (flow)
+		lb_flow_see(flow, packet, LB_FLOW_BACKEND_FIN, 1);
+#endif
 }
 
 static __always_inline int lb_reply(struct xdp_md *ctx, struct lb_table *table,
-				    struct lb_packet *packet, __u32 index, int *action)
+				    struct lb_packet *packet, __u32 index, int *action, int family)
 {
-	struct bpf_fib_lookup route = {};
+	const __be32 *client = lb_destination(packet, family);
 	struct lb_backend *backend;
-	int end, way;
+	struct lb_ends to = {};
+	int end;
 
-	end = lb_admit_reply(ctx, table, packet);
+	if (lb_may_be_ours(table, client, family) &&
+	    lb_address_bits(table, client, family) & LB_ADDRESS_LOCAL)
+		return LB_END(to_gateway);
+	end = lb_admit_reply(ctx, table, packet, family);
 	if (end)
 		return end;
-	end = lb_nat_owner(packet, &index, &backend);
+	end = lb_nat_owner(client, packet->destination_port, lb_source(packet, family),
+			   packet->source_port, packet->protocol, &index, &backend, family);
 	if (end)
 		return end;
-	way = lb_route_reply(ctx, packet, backend, &route);
-	/* Not to be fragmented: untranslated, so that the kernel's complaint finds the backend. */
-	if (way == LB_END(too_big) && packet->ip->frag_off & bpf_htons(LB_IP_DF))
-		return way;
-	end = lb_nat_reply(packet, backend);
-	if (end)
-		return end;
-	lb_count_reply(index, packet);
-	return lb_send_reply(ctx, packet, &route, way, action);
+	lb_nat_see_reply(packet, backend, family);
+	to.source = backend->vip;
+	to.source_port = backend->vip_port ? backend->vip_port : packet->source_port;
+	return lb_send_reply(ctx, packet, index, &to, client, action, family);
 }
+#endif /* LB_NAT */
 
+#if LB_FULLNAT
+/* To an address of fullnat's. */
+static __always_inline int lb_fullnat_reply(struct xdp_md *ctx, struct lb_table *table,
+					    struct lb_packet *packet, int *action, int family)
+{
+	struct lb_return *found = lb_fullnat_find(packet, family);
+	struct lb_backend *backend;
+	struct lb_ends to = {};
+	struct lb_flow *flow;
+	int end;
+
+	flow = found ? lb_flow_find(&found->flow) : NULL;
+	if (!flow || flow->snat_port != packet->destination_port)
+		return LB_END(no_flow);
+	backend = lb_backend_at(flow->backend);
+	if (!backend || backend->identity != flow->identity)
+		return LB_END(no_flow);
+	end = lb_admit_reply(ctx, table, packet, family);
+	if (end)
+		return end;
+	lb_flow_see(flow, packet, LB_FLOW_BACKEND_FIN, 1);
+	to.source = backend->vip;
+	to.source_port = backend->vip_port;
+	to.destination = found->flow.source;
+	to.destination_port = found->flow.source_port;
+	return lb_send_reply(ctx, packet, flow->backend, &to, found->flow.source, action, family);
+}
+#endif /* LB_FULLNAT */
+
+#endif /* LB_TRANSLATES */
 #endif

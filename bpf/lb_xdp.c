@@ -2,128 +2,82 @@
 /*
  * The packet's journey, read from the bottom up: parse, find who stands at its destination, pick a
  * backend, rewrite, count, leave. Each pass returns LB_OK to go on or the reason at which the
- * journey ends; lb_gateway() alone turns a reason into an XDP action, and counts it.
+ * journey ends; lb_finish() alone turns a reason into an XDP action, and counts it.
+ *
+ * lb_gateway is what interfaces run: plain packets go through it from end to end. What is rare or
+ * odd goes on in one of the general programs (lb_general.h) by a tail call, before anything is
+ * written or counted.
  *
  * Compiled by lb_xdp/datapath/compile.py, which sets
- *   LB_FD_*        a placeholder for each map
- *   LB_RING_SLOTS  slots of a ring (prime)
- *   LB_BUCKET_BITS the endpoint table has that power of two buckets
- *   LB_NAT, LB_DSR whether any service uses that mode: what nobody uses is not compiled
+ *   LB_FD_*          a placeholder for each map
+ *   LB_RING_SLOTS    slots of a ring (prime)
+ *   LB_HZ            jiffies a second
+ *   LB_FILTER_BITS, LB_BUCKET_BITS, LB_BUCKET6_BITS, LB_WAY_BITS  sizes of tables, as powers of two
+ * and what the configuration needs; what nobody uses is not compiled:
+ *   LB_IPV4, LB_IPV6                          families of VIPs
+ *   LB_DSR, LB_IPIP, LB_GUE, LB_NAT, LB_FULLNAT  modes
+ *   LB_OUTER4, LB_OUTER6                      families of tunnels
+ *   LB_FLOWS    some service may need a record of some flow
+ *   LB_TRACKED  some service records every flow; LB_CLIENTS: binds clients; LB_COUNTED: counts
+ *   LB_BY_SOURCE, LB_ANY_PORT, LB_REJECT      some service hashes by source, takes any port, answers
  */
 #include <uapi/linux/bpf.h>
+#include <uapi/linux/icmp.h>
+#include <uapi/linux/icmpv6.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
+
+#define LB_TRANSLATES (LB_NAT || LB_FULLNAT)
 
 #include "lb_reason.h"
 #include "lb_maps.h"
 #include "lb_parse.h"
-#include "lb_service.h"
-#include "lb_ring.h"
-#include "lb_count.h"
-#include "lb_forward.h"
-#include "lb_nat.h"
-#include "lb_reply.h"
+#include "lb_dispatch.h"
+#include "lb_general.h"
 
-/* What the packet is if no endpoint of ours is its destination or source. */
-static __always_inline int lb_not_ours(struct lb_table *table, struct lb_packet *packet)
+static __always_inline int lb_journey(struct xdp_md *ctx, struct lb_packet *packet, int *action,
+				      int family)
 {
-	if (!(lb_address_bits(table, packet->ip->daddr) & LB_ADDRESS_VIP))
-		return LB_END(not_vip);
-	return packet->odd ? packet->odd : LB_END(no_service);
-}
-
-/* Refuses before anything is written: a packet that passes is untouched. */
-static __always_inline int lb_admit(struct xdp_md *ctx, struct lb_packet *packet, int nat,
-				    struct lb_backend *backend)
-{
-	int end = lb_check_lengths(ctx, packet);
-
-	if (end)
-		return end;
-	if (nat && packet->ip->ttl <= 1)
-		return LB_END(ttl_expired);
-	if (bpf_ntohs(packet->ip->tot_len) > backend->mtu)
-		return LB_END(too_big);
-	return LB_OK;
-}
-
-/* A client's packet, to the service whose ring is `service`. */
-static __always_inline int lb_request(struct xdp_md *ctx, struct lb_packet *packet, __u32 service,
-				      int nat, int *action)
-{
-	__u32 index = lb_ring_pick(packet, service);
-	struct lb_backend *backend;
+	struct lb_table *table = lb_endpoints();
 	int end;
 
-	if (!index)
-		return LB_END(no_backend);
-	backend = lb_backend_at(index);
-	if (!backend)
-		return LB_END(internal);
-	end = lb_admit(ctx, packet, nat, backend);
-	if (end)
-		return end;
-	*action = lb_leave_by(ctx, backend->ifindex, XDP_DROP);
-	if (*action == XDP_DROP)
-		return LB_END(no_egress);
-	if (nat) {
-		lb_nat_note_request(packet, backend, index);
-		end = lb_nat_request(packet, backend);
-		if (end)
-			return end;
-		lb_decrement_ttl(packet->ip);
-	}
-	lb_set_macs(packet->eth, backend->mac, backend->source_mac);
-	lb_count_request(index, packet);
-	return LB_END(forwarded);
-}
-
-/* Whoever stands at the destination, or, for a reply, at the source. */
-static __always_inline int lb_dispatch(struct xdp_md *ctx, struct lb_table *table,
-				       struct lb_packet *packet, int *action)
-{
-	struct iphdr *ip = packet->ip;
-	struct lb_endpoint *to;
-
-	to = lb_endpoint_find(table, ip->daddr, packet->destination_port, ip->protocol);
-	if (to && to->kind != LB_KIND_BACKEND && !lb_is_for_us(table, packet->eth))
-		return LB_END(other_host);
-#if LB_DSR
-	if (to && to->kind == LB_KIND_SERVICE_DSR)
-		return lb_request(ctx, packet, to->index, 0, action);
-#endif
-#if LB_NAT
-	if (to && to->kind == LB_KIND_SERVICE_NAT)
-		return lb_request(ctx, packet, to->index, 1, action);
-	if (to && to->kind == LB_KIND_BACKEND) {
-		lb_nat_note_direct(packet, to->index);
-		return LB_END(direct);
-	}
-	to = lb_endpoint_find(table, ip->saddr, packet->source_port, ip->protocol);
-	if (to && to->kind == LB_KIND_BACKEND)
-		return lb_reply(ctx, table, packet, to->index, action);
-#endif
-	return lb_not_ours(table, packet);
-}
-
-static __always_inline int lb_journey(struct xdp_md *ctx, int *action)
-{
-	struct lb_packet packet = {};
-	struct lb_table *table;
-	int end;
-
-	end = lb_parse(ctx, &packet);
-	if (end)
-		return end;
-	table = lb_endpoints();
 	if (!table)
 		return LB_END(internal);
-	if (packet.odd)
-		return lb_not_ours(table, &packet);
-	return lb_dispatch(ctx, table, &packet, action);
+	packet->l3 = (void *)(packet->eth + 1);
+	if (packet->l3 + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) >
+	    packet->end)
+		return LB_END(truncated);
+	end = lb_parse_plain(packet, family);
+	if (end) {
+		if (lb_concerns_us(table, packet, family) || lb_general_concern(packet, family))
+			return end;
+		return LB_END(not_vip);
+	}
+	if (!lb_concerns_us(table, packet, family))
+		return LB_END(not_vip);
+	return lb_dispatch(ctx, table, packet, 0, action, family);
+}
+
+/* Of an IP version without a VIP: of interest only as an error about a tunnel of that version. */
+static __always_inline int lb_foreign(struct xdp_md *ctx, struct lb_packet *packet, int family)
+{
+#if LB_TUNNELS
+	struct lb_table *table = lb_endpoints();
+
+	packet->l3 = (void *)(packet->eth + 1);
+	if (!(family == 4 ? LB_OUTER4 : LB_OUTER6) || !table ||
+	    packet->l3 + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) >
+		    packet->end)
+		return LB_END(other_family);
+	if (lb_general_concern(packet, family) &&
+	    lb_is_tunnel_source(table, lb_destination(packet, family), family))
+		return lb_go_on(ctx, family == 4 ? LB_PROGRAM_REST4 : LB_PROGRAM_REST6);
+#endif
+	return LB_END(other_family);
 }
 
 /* FORWARD's action is whatever the journey found: XDP_TX or XDP_REDIRECT. */
@@ -143,11 +97,76 @@ static __always_inline int lb_verdict(int reason, int forward)
 	}
 }
 
-int lb_gateway(struct xdp_md *ctx)
+static __always_inline int lb_finish(int end, int forward)
+{
+	lb_count_reason(end - 1);
+	return lb_verdict(end - 1, forward);
+}
+
+static __always_inline int lb_general(struct xdp_md *ctx, int rest, int family)
 {
 	int forward = XDP_ABORTED;
-	int reason = lb_journey(ctx, &forward) - 1;
+	int end = lb_general_journey(ctx, &forward, rest, family);
 
-	lb_count_reason(reason);
-	return lb_verdict(reason, forward);
+	return lb_finish(end, forward);
+}
+
+#if LB_IPV4
+int lb_general4(struct xdp_md *ctx)
+{
+	return lb_general(ctx, 0, 4);
+}
+#endif
+
+#if LB_IPV4 || LB_OUTER4
+int lb_rest4(struct xdp_md *ctx)
+{
+	return lb_general(ctx, 1, 4);
+}
+#endif
+
+#if LB_IPV6
+int lb_general6(struct xdp_md *ctx)
+{
+	return lb_general(ctx, 0, 6);
+}
+#endif
+
+#if LB_IPV6 || LB_OUTER6
+int lb_rest6(struct xdp_md *ctx)
+{
+	return lb_general(ctx, 1, 6);
+}
+#endif
+
+int lb_gateway(struct xdp_md *ctx)
+{
+	struct lb_packet packet = {};
+	int forward = XDP_ABORTED;
+	int end;
+
+	packet.eth = (void *)(long)ctx->data;
+	packet.end = (void *)(long)ctx->data_end;
+	if ((void *)(packet.eth + 1) > packet.end)
+		return lb_finish(LB_END(truncated), forward);
+	/* At once, which the compiler would not do: to it, the header is packed. */
+	switch (bpf_ntohs(*(__be16 *)((void *)packet.eth + 2 * ETH_ALEN))) {
+	case ETH_P_IP:
+		end = LB_IPV4 ? lb_journey(ctx, &packet, &forward, 4) : lb_foreign(ctx, &packet, 4);
+		break;
+	case ETH_P_IPV6:
+		end = LB_IPV6 ? lb_journey(ctx, &packet, &forward, 6) : lb_foreign(ctx, &packet, 6);
+		break;
+	case ETH_P_8021Q:
+	case ETH_P_8021AD:
+		end = LB_GENERAL;
+		break;
+	default:
+		end = LB_END(not_ip);
+	}
+	if (end == LB_GENERAL)
+		end = lb_go_on(ctx, LB_IPV4 && packet.eth->h_proto != bpf_htons(ETH_P_IPV6)
+					    ? LB_PROGRAM_GENERAL4
+					    : LB_PROGRAM_GENERAL6);
+	return lb_finish(end, forward);
 }

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
+from lb_xdp.collector import Collector
 from lb_xdp.config import load_config
 from lb_xdp.core.change import needs_restart
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config, Mode
+from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -35,7 +36,7 @@ from lb_xdp.instance import locked, notify, raise_limits, require_privilege
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.netlink.follow import Follower
-from lb_xdp.netlink.host import forwarding_enabled, forwarding_remedy, host_notices
+from lb_xdp.netlink.host import forwarding_obstacles, host_notices
 from lb_xdp.probes.prober import Prober
 from lb_xdp.reconciler import Reconciler, TargetId, addresses, targets
 from lb_xdp.reporter import Reporter
@@ -104,6 +105,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._retry = loop.call_soon(self._turns.changed.set)
+        self._settling = self._retry
         async with AsyncExitStack() as stack:
             self._follower = await stack.enter_async_context(
                 Follower(self._config.gateway.interfaces, self._turns.changed.set)
@@ -119,13 +121,19 @@ class Daemon:
     def _open_datapath(self, stack: AsyncExitStack) -> None:
         """Read what the kernel holds: the reconciler starts from there."""
         gateway = self._config.gateway
-        self._datapath = Datapath.open(gateway.name, gateway.xdp_mode, replace=self._replace)
+        self._datapath = Datapath.open(
+            gateway.name,
+            gateway.xdp_mode,
+            replace=self._replace,
+            flow_entries=gateway.flow_table.entries,
+        )
         stack.callback(self._datapath.close)
         observed = self._datapath.observe()
         self._reconciler = Reconciler(
             self._config, self._datapath, observed, build_id(), time.monotonic
         )
-        self._reporter = Reporter(self._reconciler, self._datapath)
+        self._collector = Collector(self._reconciler, self._datapath, self._turns.changed.set)
+        self._reporter = Reporter(self._reconciler, self._datapath, self._collector)
         self._look()
 
     def _look(self) -> None:
@@ -150,6 +158,8 @@ class Daemon:
             await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
             self._prober = await stack.enter_async_context(Prober(self._on_probe))
             await self._first_cycle()
+            collecting = asyncio.create_task(self._collector.work())
+            stack.callback(collecting.cancel)
         finally:
             self._remove_unused_pins()
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
@@ -174,6 +184,7 @@ class Daemon:
         )
         self._look()
         self._reconciler.cycle()
+        self._wake_in_time()
 
     async def _ignore(self) -> None:
         """Leave what changes to the first cycle."""
@@ -204,6 +215,15 @@ class Daemon:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._turns.changed.set)
         else:
             self._reporter.trouble = ""
+            self._wake_in_time()
+
+    def _wake_in_time(self) -> None:
+        """Have a cycle when the slots of some ring have waited long enough to settle."""
+        deadline_ns = self._reconciler.next_deadline_ns()
+        self._settling.cancel()
+        if deadline_ns is not None:
+            loop = asyncio.get_running_loop()
+            self._settling = loop.call_at(deadline_ns / 1e9, self._turns.changed.set)
 
     # What others call: they leave word, or wait for their turn.
 
@@ -316,11 +336,7 @@ class Daemon:
 
 
 def _require_forwarding(config: Config) -> None:
-    """Refuse nat where the kernel does not route: replies are sent by its routing table."""
-    if all(service.mode is not Mode.NAT for service in config.services):
-        return
-    for interface in config.gateway.interfaces:
-        if not forwarding_enabled(interface):
-            raise HostError(
-                f"mode: nat needs IPv4 forwarding on {interface}: {forwarding_remedy(interface)}"
-            )
+    """Refuse nat and fullnat where the kernel does not route: it sends the replies."""
+    obstacles = forwarding_obstacles(config.services, config.gateway.interfaces)
+    if obstacles:
+        raise HostError("; ".join(obstacles))

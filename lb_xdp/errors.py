@@ -15,7 +15,8 @@
          ├─ MapError                a map could not be made, reopened or written
          ├─ AttachError             a program could not be attached
          │   └─ StrangerError       another program is there, not ours to replace
-         └─ UnsupportedError        this kernel lacks a feature
+         ├─ UnsupportedError        this kernel lacks a feature
+         └─ SelfTestError           a program does not do what the reference model does
 
 Adapters translate foreign exceptions at their edge with ``raise ... from``. This module imports
 nothing of the project.
@@ -126,6 +127,10 @@ class AttachError(DatapathError):
 
 class StrangerError(AttachError):
     """The interface carries an XDP program that is not ours."""
+
+
+class SelfTestError(DatapathError):
+    """A freshly loaded program and the reference model differ about a packet: never run it."""
 
 
 class UnsupportedError(DatapathError):

@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire
 from lb_xdp.core.health import HealthState, ProbeResult, Target, initial, is_live, observe
-from lb_xdp.core.model import BackendKey, CheckKind, Config, HealthCheck
-from lb_xdp.core.plan import Observed, Plan, make_plan
+from lb_xdp.core.model import Address, BackendKey, CheckKind, Config, HealthCheck, ServiceKey
+from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
+from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark
 from lb_xdp.core.snapshot import Health
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError
@@ -59,6 +59,7 @@ class Reconciler:
         self.rings = Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
+        self._settling: dict[ServiceKey, tuple[RingImage, tuple[int, int]]] = {}
         self._arrived = False
         self._datapath = datapath
         self._build = build
@@ -156,7 +157,7 @@ class Reconciler:
         )
         if self.rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
-        return make_plan(self.observed, desired), desired
+        return make_plan(self.observed, desired, self._now_ns()), desired
 
     def cycle(self) -> Plan | None:
         """Bring the datapath to the goal; returns the plan that was applied, None if all is well.
@@ -166,7 +167,7 @@ class Reconciler:
         started_s = self._clock()
         plan, desired = self.plan()
         if plan.empty:
-            self._arrived = True
+            self._arrive(self.observed, desired)
             return None
         try:
             observed = self._datapath.apply(plan, self.observed)
@@ -174,19 +175,72 @@ class Reconciler:
             self._arrived = False
             self.observed = self._datapath.observe()
             raise
-        self.observed = replace(observed, applied=desired.rings)
-        self._arrived = True
+        self._arrive(observed, desired)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
+
+    def _arrive(self, observed: Observed, desired: Desired) -> None:
+        self.observed = replace(observed, applied=desired, recorded={})
+        self._arrived = True
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * 1e9)
+
+    # Slots that settle.
+
+    def next_deadline_ns(self) -> int | None:
+        """Return when a cycle is due though nothing happens, CLOCK_MONOTONIC; None for never.
+
+        Then the unsettled slots of some ring have waited long enough.
+        """
+        ends_ns = (image.unsettled_until_ns for image in self.observed.rings.values())
+        return min(filter(None, ends_ns), default=None)
+
+    def settling(self) -> dict[ServiceKey, tuple[int, int]]:
+        """Return how many slots of each service are unsettled, and how many marked."""
+        counted = {}
+        for key, image in self.observed.rings.items():
+            held = self._settling.get(key)
+            known = held is not None and held[0] is image
+            counted[key] = held if held is not None and known else (image, state_counts(image))
+        self._settling = counted
+        return {key: counts for key, (_, counts) in counted.items()}
+
+    def marked(self) -> dict[ServiceKey, RingImage]:
+        """Return the rings with marked slots; call it before flow records are read."""
+        return {key: image for key, image in self.observed.rings.items() if has_marked(image)}
+
+    def on_collected(
+        self, marked: Mapping[ServiceKey, RingImage], recorded: Mapping[ServiceKey, SlotNumbers]
+    ) -> bool:
+        """Take in which slots flow records fall on; True if a cycle can settle some slot now.
+
+        ``marked`` is what ``marked`` returned before the records were read. A ring that has changed
+        since keeps its marks, as does one that ``recorded`` says nothing of: records may have been
+        added after they were read.
+        """
+        held = self.observed.rings
+        useful = {
+            key: recorded[key]
+            for key, image in marked.items()
+            if held.get(key) is image
+            and key in recorded
+            and unmark(image, recorded[key]) is not image
+        }
+        self.observed = replace(self.observed, recorded=useful)
+        return bool(useful)
 
     def members(self, target: TargetId) -> list[tuple[str, str]]:
         """Return the names, service and backend, that a probed target has."""
         return self._members.get(target, [])
 
     def views(
-        self, counts: Mapping[BackendId, Count], timestamp_s: float
+        self, counts: Mapping[BackendId, Count], timestamp_s: float, flows: Mapping[int, int]
     ) -> dict[BackendId, BackendView]:
-        """Return what is known of every backend; ``timestamp_s`` is now, in Unix time."""
+        """Return what is known of every backend.
+
+        ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
+        """
         now_s = self._clock()
         views = {}
         for service, backend in self.config.backends():
@@ -200,6 +254,7 @@ class Reconciler:
                 self.rings.slots(service.key).get(backend.key, 0),
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
+                flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
             )
         return views
 
@@ -242,7 +297,7 @@ def targets(config: Config) -> dict[TargetId, Target]:
     }
 
 
-def addresses(config: Config) -> frozenset[IPv4Address]:
+def addresses(config: Config) -> frozenset[Address]:
     """Return the addresses that packets are sent to."""
     return frozenset(backend.address for _, backend in config.backends())
 

@@ -14,6 +14,7 @@ from lb_xdp.core.report import Count, empty_services, service_statuses
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.core.snapshot import (
     DatapathStatus,
+    FlowTableStatus,
     ProgramStatus,
     ReasonCount,
     ReloadStatus,
@@ -31,16 +32,29 @@ class CountersPort(Protocol):
         self, indices: Mapping[BackendId, int]
     ) -> Mapping[BackendId, Count]: ...
     def reason_counts(self) -> tuple[ReasonCount, ...]: ...  # noqa: D102 - see Datapath
-    def flow_usage(self) -> tuple[int, int]: ...  # noqa: D102 - see Datapath
+    def flow_counts(self) -> tuple[int, int, int, int]: ...  # noqa: D102 - see Datapath
+    @property
+    def flow_capacity(self) -> int: ...  # noqa: D102 - see Datapath
     def programs(self) -> tuple[ProgramStatus, ...]: ...  # noqa: D102 - see Datapath
+
+
+class FlowsSeen(Protocol):
+    """What the collector saw when it last looked."""
+
+    flows: Mapping[int, int]
+    entries: int
+    removed: int
 
 
 class Reporter:
     """Holds what only a report needs: when the daemon started, how the last reload went."""
 
-    def __init__(self, reconciler: Reconciler, datapath: CountersPort) -> None:
+    def __init__(
+        self, reconciler: Reconciler, datapath: CountersPort, collector: FlowsSeen
+    ) -> None:
         self._reconciler = reconciler
         self._datapath = datapath
+        self._collector = collector
         self._started_timestamp_s = time.time()
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         self.host_notices: tuple[str, ...] = ()
@@ -51,8 +65,8 @@ class Reporter:
         reconciler = self._reconciler
         config, now_s = reconciler.config, time.time()
         counts = self._datapath.backend_counts(reconciler.observed.indices)
-        views = reconciler.views(counts, now_s)
-        services = service_statuses(config, reconciler.topology, views)
+        views = reconciler.views(counts, now_s, self._collector.flows)
+        services = service_statuses(config, reconciler.topology, views, reconciler.settling())
         trouble = (self.trouble,) if self.trouble else ()
         return Snapshot(
             gateway=config.gateway.name,
@@ -71,14 +85,24 @@ class Reporter:
         )
 
     def _datapath_status(self) -> DatapathStatus:
-        entries, capacity = self._datapath.flow_usage()
         return DatapathStatus(
             programs=self._datapath.programs(),
             generation=self._reconciler.observed.generation,
             layout=self._datapath.layout_version,
             netns=Path("/proc/self/ns/net").stat().st_ino,
             ring_slots=RING_SLOTS,
-            flow_entries=entries,
-            flow_capacity=capacity,
+            flow_table=self._flow_table(),
             reasons=self._datapath.reason_counts(),
+        )
+
+    def _flow_table(self) -> FlowTableStatus:
+        inserted, closed, full, rehashed = self._datapath.flow_counts()
+        return FlowTableStatus(
+            entries=self._collector.entries,
+            capacity=self._datapath.flow_capacity,
+            inserted=inserted,
+            closed=closed,
+            expired=self._collector.removed,
+            full=full,
+            rehashed=rehashed,
         )

@@ -19,6 +19,7 @@ from tests.support.lab import Lab
 
 _KERNEL_TESTS = tuple(Path(__file__).parent / folder for folder in ("bpf", "netns"))
 _PROBLEM = pytest.StashKey[str]()
+_COMPILED = "/run/lb-xdp-compiled"  # in the sandbox's own /run: each program is compiled once a run
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         sandbox.enter()
     except sandbox.SandboxError as problem:
         config.stash[_PROBLEM] = str(problem)
+    else:
+        os.environ.setdefault("LB_XDP_COMPILE_CACHE", _COMPILED)
 
 
 @pytest.fixture

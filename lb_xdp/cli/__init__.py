@@ -26,8 +26,11 @@ COMMANDS = {
     "check": "Validate a configuration file; touch nothing.",
     "run": "Run the daemon in the foreground.",
     "status": "Show datapath, services and backends.",
+    "service": "Show how services forward, spread and remember.",
     "reload": "Have the daemon load its configuration again.",
     "detach": "Remove program and pins: forwarding stops.",
+    "bench": "Time the program that a gateway runs.",
+    "decap": "Undo the tunnels of gateways, on a backend host.",
     "schema": "Print the JSON Schema of the configuration.",
     "completion": "Print the completion script of a shell.",
 }

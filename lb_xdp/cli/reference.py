@@ -5,6 +5,8 @@ A unit test compares the committed file with ``render()``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lb_xdp.cli import COMMANDS, main
@@ -34,9 +36,19 @@ def render() -> str:
         command = main.get_command(root, name)
         if command is None:
             raise LookupError(f"command {name} is listed but has no module")
-        context = click.Context(command, root, name, **settings)
-        sections.append(_section(f"lb-xdp {name}", command.get_help(context)))
+        sections += _command(f"lb-xdp {name}", command, root, settings)
     return "\n".join(sections)
+
+
+def _command(
+    title: str, command: click.Command, parent: click.Context, settings: dict[str, Any]
+) -> list[str]:
+    """Return the section of a command, and those of its subcommands."""
+    context = click.Context(command, parent, command.name, **settings)
+    sections = [_section(title, command.get_help(context))]
+    for name, inner in getattr(command, "commands", {}).items():
+        sections += _command(f"{title} {name}", inner, context, settings)
+    return sections
 
 
 def _section(title: str, text: str) -> str:

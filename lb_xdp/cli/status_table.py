@@ -8,6 +8,7 @@ drawn. Large numbers are rounded; JSON has them exactly.
 from __future__ import annotations
 
 from io import StringIO
+from ipaddress import ip_address
 from itertools import pairwise
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lb_xdp.core.model import Affinity, Protocol, ServiceKey
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -73,9 +75,10 @@ def _print_gateway(console: Console, snapshot: Snapshot) -> None:
     attached = Text(", ".join(programs)) if programs else Text("NOT ATTACHED", "bold red")
     place = f"  netns {datapath.netns}  generation {datapath.generation}"
     console.print(Text.assemble("datapath  ", attached, place))
-    if datapath.flow_capacity:
-        share = percent(datapath.flow_entries, datapath.flow_capacity)
-        console.print(Text(f"flows     {datapath.flow_entries} recorded, {share} of the table"))
+    flows = datapath.flow_table
+    if flows.capacity:
+        share = percent(flows.entries, flows.capacity)
+        console.print(Text(f"flows     {flows.entries} recorded, {share} of the table"))
 
 
 def _print_alarms(console: Console, snapshot: Snapshot) -> None:
@@ -99,11 +102,15 @@ def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus)
     backends = service.backends
     up = sum(backend.state is State.UP for backend in backends)
     style = "green" if up == len(backends) else "yellow" if up else "bold red"
-    where = f"  {service.vip}:{service.port}/{service.protocol}  {service.mode}  "
-    how = f"{service.algorithm}  pool {service.pool}  "
+    key = ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
+    where = f"  {key}  {service.mode}  "
+    affinity = "" if service.affinity == Affinity.NONE else f" by {service.affinity}"
+    how = f"{service.algorithm}{affinity}  pool {service.pool}  "
     console.print()
     tally = (f"{up} of {len(backends)} up", style)
     console.print(Text.assemble((service.name, "bold"), where, how, tally))
+    if service.why_tracked:
+        console.print(Text(f"  every flow is recorded: {service.why_tracked}"))
     table = _backend_table(console.width, backends, snapshot.datapath.ring_slots)
     console.print(Padding(table, (0, 0, 0, 2)))
     for backend in backends:

@@ -6,7 +6,7 @@ pydantic and YAML stay in here. The file's keys are described in ``schema``, wha
 
 from __future__ import annotations
 
-from lb_xdp.config.check import MAX_SERVICE_BACKENDS, MAX_SERVICES
+from lb_xdp.config.check import MAX_SERVICE_BACKENDS, MAX_SERVICES, MAX_SNAT_ADDRESSES
 from lb_xdp.config.effective import effective
 from lb_xdp.config.load import load_config, parse_config
 from lb_xdp.config.schema import json_schema
@@ -14,6 +14,7 @@ from lb_xdp.config.schema import json_schema
 __all__ = [
     "MAX_SERVICES",
     "MAX_SERVICE_BACKENDS",
+    "MAX_SNAT_ADDRESSES",
     "effective",
     "json_schema",
     "load_config",

@@ -1,33 +1,27 @@
-"""Checks that compare values: twice the same, unknown pools, ports that DSR cannot translate.
+"""Checks that compare values: twice the same, unknown pools, addresses with two purposes.
 
 It works on a draft, so it finds its mistakes beside those of single values. It refuses to judge a
-single value: ``rules`` and ``shape`` do that.
+single value (``rules`` and ``shape`` do that), or what a mode can carry (``modes`` does).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import NamedTuple
 
 from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, DraftService
-from lb_xdp.config.tree import Loc, Tree
+from lb_xdp.config.modes import find_misfits
+from lb_xdp.config.tree import Finding, Loc, Tree
 from lb_xdp.config.wording import did_you_mean, quote
 from lb_xdp.core.model import BackendKey, CheckKind, Mode, Protocol, ServiceKey
 from lb_xdp.errors import ConfigProblem
 
 MAX_SERVICES = 1024
+MAX_SNAT_ADDRESSES = 256
 MAX_SERVICE_BACKENDS = 16_000  # a backend counts once for each service that it answers for
 
+_OWN_SOURCE = "give an address of this gateway's that has no other use: replies are known by it"
 _HTTP_KEYS = ("path", "host_header", "expected_status")
-
-
-class Finding(NamedTuple):
-    """Something wrong at a value, or at its key."""
-
-    loc: Loc
-    message: str
-    on_key: bool = False
 
 
 def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
@@ -40,7 +34,8 @@ def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
         _pool_references(draft),
         _backends(draft, tree),
         _vips_as_backends(draft, tree),
-        _dsr_ports(draft, tree),
+        _sources(draft, tree),
+        find_misfits(draft, tree),
         _health(draft),
     )
     return [tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings]
@@ -48,7 +43,12 @@ def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
 
 def find_warnings(draft: Draft, tree: Tree) -> list[ConfigProblem]:
     """Return what is accepted in a draft without problems, but is probably not what was meant."""
-    findings = chain(_unused_pools(draft), _weightless(draft), _limits(draft))
+    findings = chain(
+        _unused_pools(draft),
+        _unused_sources(draft),
+        _weightless(draft),
+        _within_tunnel_sources(draft),
+    )
     return sorted(tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings)
 
 
@@ -56,6 +56,10 @@ def _sizes(draft: Draft) -> Iterator[Finding]:
     services = len(draft.services)
     if services > MAX_SERVICES:
         yield Finding(("services",), f"{services:,} services; at most {MAX_SERVICES:,} are allowed")
+    sources = len(draft.sources)
+    if sources > MAX_SNAT_ADDRESSES:
+        message = f"{sources:,} addresses; at most {MAX_SNAT_ADDRESSES:,} are allowed"
+        yield Finding(("gateway", "snat_addresses"), message)
     backends = sum(len(service.pool.backends) for service in draft.services if service.pool)
     if backends > MAX_SERVICE_BACKENDS:
         message = (
@@ -84,7 +88,7 @@ def _names(draft: Draft, tree: Tree) -> Iterator[Finding]:
 def _service_keys(draft: Draft, tree: Tree) -> Iterator[Finding]:
     def keys() -> Iterator[tuple[Loc, ServiceKey]]:
         for service in draft.services:
-            if service.vip and service.port and service.protocol:
+            if service.vip and service.port is not None and service.protocol:
                 key = ServiceKey(service.vip, service.port, service.protocol)
                 yield (*service.at, "vip"), key
 
@@ -132,7 +136,7 @@ def _backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
 def _same_key(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
     def keys() -> Iterator[tuple[Loc, BackendKey]]:
         for backend in pool.backends:
-            if backend.address and backend.port:
+            if backend.address and backend.port is not None:
                 yield (*backend.at, "host"), BackendKey(backend.address, backend.port)
 
     def message(key: object, line: int) -> str:
@@ -166,18 +170,24 @@ def _vips_as_backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
                 yield Finding((*backend.at, "host"), message)
 
 
-def _dsr_ports(draft: Draft, tree: Tree) -> Iterator[Finding]:
-    for service in draft.services:
-        if service.mode is not Mode.DSR or service.port is None or service.pool is None:
-            continue
-        for backend in service.pool.backends:
-            if backend.port not in (service.port, None):
-                message = (
-                    f"{backend.port} is not {service.port}, the port of the service on line "
-                    f"{tree.line(service.at)}: dsr rewrites no ports, the server answers the "
-                    f"client itself; use port {service.port} here, or `mode: nat` there"
-                )
-                yield Finding((*backend.at, "port"), message)
+def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:
+    """Find source addresses of fullnat that packets of another meaning could be sent to."""
+
+    def message(source: object, line: int) -> str:
+        return f"{source} stands on line {line} already; once is enough"
+
+    yield from _twice(iter(draft.sources), tree, message)
+    vips = {s.vip: tree.line((*s.at, "vip")) for s in reversed(draft.services) if s.vip}
+    backends = {
+        backend.address: tree.line((*backend.at, "host"))
+        for pool in draft.all_pools
+        for backend in pool.backends
+    }
+    for loc, source in draft.sources:
+        if source in vips:
+            yield Finding(loc, f"{source} is the VIP of line {vips[source]}; {_OWN_SOURCE}")
+        elif source in backends:
+            yield Finding(loc, f"{source} is the backend of line {backends[source]}; {_OWN_SOURCE}")
 
 
 def _health(draft: Draft) -> Iterator[Finding]:
@@ -234,9 +244,25 @@ def _weightless(draft: Draft) -> Iterator[Finding]:
             yield Finding(service.at, "every backend has weight 0: the service gets no traffic")
 
 
-def _limits(draft: Draft) -> Iterator[Finding]:
-    for pool in draft.all_pools:
-        for backend in pool.backends:
-            if backend.limited:
-                message = "accepted, but not enforced in this version"
-                yield Finding((*backend.at, "max_connections"), message)
+def _unused_sources(draft: Draft) -> Iterator[Finding]:
+    families = {s.vip.version for s in draft.services if s.vip and s.mode is Mode.FULLNAT}
+    for loc, source in draft.sources:
+        if source.version not in families:
+            yield Finding(
+                loc, f"no service with `mode: fullnat` uses an IPv{source.version} source"
+            )
+
+
+def _within_tunnel_sources(draft: Draft) -> Iterator[Finding]:
+    """Find tunnel backends that could be sent packets from their own address or network."""
+    tunnels = (s for s in draft.services if s.mode is not None and s.mode.tunnel and s.pool)
+    backends = {b.at: b for s in tunnels if s.pool for b in s.pool.backends}
+    for backend in backends.values():
+        network = next((n for n in draft.tunnels if backend.address in n), None)
+        if network is not None:
+            message = (
+                f"{backend.address} lies in {network}, which outer source addresses are taken "
+                "from: the server may drop them; give a prefix that has no use in gateway."
+                "tunnel_sources"
+            )
+            yield Finding((*backend.at, "host"), message)

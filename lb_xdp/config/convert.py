@@ -10,14 +10,19 @@ from collections.abc import Mapping
 
 from lb_xdp.config import schema
 from lb_xdp.core.model import (
+    ANY_PORT,
     Backend,
+    BackendKey,
     BackendName,
     Config,
+    FlowTable,
     Gateway,
     HealthCheck,
     Pool,
     Service,
     ServiceName,
+    Session,
+    TunnelSources,
 )
 
 # The name of the pool that a service holds inline starts so; no name in a file can.
@@ -45,6 +50,21 @@ def _gateway(gateway: schema.Gateway) -> Gateway:
         xdp_mode=gateway.xdp_mode,
         api_socket=gateway.api.socket or default_socket(gateway.name),
         metrics_listen=gateway.metrics.listen,
+        snat_addresses=gateway.snat_addresses,
+        tunnel_sources=TunnelSources(gateway.tunnel_sources.ipv4, gateway.tunnel_sources.ipv6),
+        gue_port=gateway.gue_port,
+        flow_table=_flow_table(gateway.flow_table),
+    )
+
+
+def _flow_table(table: schema.FlowTable) -> FlowTable:
+    return FlowTable(
+        entries=table.entries,
+        settle_s=table.settle,
+        tcp_idle_s=table.tcp_idle,
+        tcp_opening_s=table.tcp_opening,
+        tcp_closing_s=table.tcp_closing,
+        udp_idle_s=table.udp_idle,
     )
 
 
@@ -60,7 +80,14 @@ def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
         protocol=service.protocol,
         mode=service.mode,
         pool=pool,
+        algorithm=service.algorithm,
+        session=_session(service.session),
+        no_backend=service.no_backend,
     )
+
+
+def _session(session: schema.Session) -> Session:
+    return Session(session.affinity, session.timeout, session.flows)
 
 
 def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
@@ -68,10 +95,11 @@ def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health
 
 
 def _backend(backend: schema.Backend) -> Backend:
+    port = ANY_PORT if backend.port is None else backend.port
     return Backend(
-        name=BackendName(backend.name or f"{backend.host}:{backend.port}"),
+        name=BackendName(backend.name or str(BackendKey(backend.host, port))),
         address=backend.host,
-        port=backend.port,
+        port=port,
         weight=backend.weight,
         max_connections=backend.max_connections,
     )

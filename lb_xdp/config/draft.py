@@ -9,23 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Any
 
 from lb_xdp.config import rules
+from lb_xdp.config.addresses import Network
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import RefusedError, Rule
-from lb_xdp.core.model import CheckKind, Mode, Protocol
+from lb_xdp.core.model import (
+    ANY_PORT,
+    Address,
+    Affinity,
+    Algorithm,
+    BackendKey,
+    CheckKind,
+    Mode,
+    Protocol,
+    TunnelSources,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DraftBackend:
-    """A backend; ``name`` is the default one where the file gives none."""
+    """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none."""
 
     at: Loc
     named: bool
     name: str | None
-    address: IPv4Address | None
+    address: Address | None
     port: int | None
     weight: int | None
     limited: bool
@@ -60,19 +70,30 @@ class DraftService:
     at: Loc
     given: tuple[str, ...]
     name: str | None
-    vip: IPv4Address | None
+    vip: Address | None
     port: int | None
     protocol: Protocol | None
     mode: Mode | None
+    algorithm: Algorithm | None
+    affinity: Affinity | None
+    flows: bool | None
     pool_name: str | None
     pool: DraftPool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The whole file. ``pools_readable``: every pool's name is known, so no other one exists."""
+    """The whole file.
+
+    ``pools_readable``: every pool's name is known, so no other one exists.
+    ``sources_readable``: so is every source address of fullnat. ``tunnels`` are the networks that
+    the outer source addresses of tunnels come from.
+    """
 
     interfaces: tuple[tuple[Loc, str], ...]
+    sources: tuple[tuple[Loc, Address], ...]
+    sources_readable: bool
+    tunnels: tuple[Network, ...]
     pools: tuple[DraftPool, ...]
     services: tuple[DraftService, ...]
     pools_readable: bool
@@ -87,19 +108,43 @@ class Draft:
 def draft_of(data: object) -> Draft:
     """Return what can be read of the ``data`` of a whole file."""
     root = data if isinstance(data, dict) else {}
-    gateway = root.get("gateway")
-    listed = gateway.get("interfaces") if isinstance(gateway, dict) else None
-    interfaces = tuple(
-        (("gateway", "interfaces", index), name)
-        for index, name in enumerate(listed if isinstance(listed, list) else [])
-        if isinstance(name, str)
-    )
+    interfaces = _gateway_list(root, "interfaces", rules.INTERFACE)
+    sources = _gateway_list(root, "snat_addresses", rules.SNAT_ADDRESS)
     pools = tuple(_pool(at, item) for at, item in _mappings(root, (), "pools"))
     by_name = {pool.name: pool for pool in reversed(pools) if pool.name}
     services = tuple(_service(at, item, by_name) for at, item in _mappings(root, (), "services"))
     listed_pools = root.get("pools", [])
     readable = isinstance(listed_pools, list) and len(pools) == len(listed_pools)
-    return Draft(interfaces, pools, services, readable and all(pool.name for pool in pools))
+    return Draft(
+        interfaces=tuple((at, name) for at, name in interfaces if name is not None),
+        sources=tuple((at, source) for at, source in sources if source is not None),
+        sources_readable=all(source is not None for _, source in sources),
+        tunnels=_tunnels(root),
+        pools=pools,
+        services=services,
+        pools_readable=readable and all(pool.name for pool in pools),
+    )
+
+
+def _gateway_list(root: Mapping[str, object], key: str, rule: Rule) -> list[tuple[Loc, Any]]:
+    """Return the values of a list of the gateway's; what cannot be read at all is one None."""
+    gateway = root.get("gateway", {})
+    listed = gateway.get(key, []) if isinstance(gateway, dict) else None
+    if not isinstance(listed, list):
+        return [(("gateway", key), None)]
+    items = [{key: item} for item in listed]
+    return [(("gateway", key, i), _value(item, key, rule)) for i, item in enumerate(items)]
+
+
+def _tunnels(root: Mapping[str, object]) -> tuple[Network, ...]:
+    gateway = root.get("gateway", {})
+    told = gateway.get("tunnel_sources", {}) if isinstance(gateway, dict) else None
+    item, default = told if isinstance(told, dict) else {}, TunnelSources()
+    found = (
+        _value(item, "ipv4", rules.TUNNEL_IPV4, default.ipv4),
+        _value(item, "ipv6", rules.TUNNEL_IPV6, default.ipv6),
+    )
+    return tuple(network for network in found if network is not None)
 
 
 def _mappings(
@@ -122,6 +167,8 @@ def _value(item: Mapping[str, object], key: str, rule: Rule, default: Any = None
 
 
 def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool]) -> DraftService:
+    session = item.get("session", {})
+    told = session if isinstance(session, dict) else {"affinity": None, "flows": None}
     pool_name = _value(item, "pool", rules.NAME)
     inline = "backends" in item and "pool" not in item
     return DraftService(
@@ -132,6 +179,9 @@ def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool])
         port=_value(item, "port", rules.SERVICE_PORT),
         protocol=_value(item, "protocol", rules.PROTOCOL, Protocol.TCP),
         mode=_value(item, "mode", rules.MODE),
+        algorithm=_value(item, "algorithm", rules.ALGORITHM, Algorithm.MAGLEV),
+        affinity=_value(told, "affinity", rules.AFFINITY, Affinity.NONE),
+        flows=_value(told, "flows", rules.FLOWS, default=True),
         pool_name=pool_name,
         pool=_pool(at, item) if inline else by_name.get(pool_name),
     )
@@ -149,8 +199,8 @@ def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
 
 def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
     address = _value(item, "host", rules.HOST)
-    port = _value(item, "port", rules.PORT)
-    default = f"{address}:{port}" if address and port else None
+    port = _value(item, "port", rules.PORT, ANY_PORT)
+    default = str(BackendKey(address, port)) if address and port is not None else None
     return DraftBackend(
         at=at,
         named="name" in item,

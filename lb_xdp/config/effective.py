@@ -13,9 +13,11 @@ from ruamel.yaml import YAML
 from lb_xdp.config.convert import INLINE_POOL
 from lb_xdp.config.durations import format_duration
 from lb_xdp.core.model import (
+    ANY_PORT,
     Backend,
     CheckKind,
     Config,
+    FlowTable,
     Gateway,
     HealthCheck,
     Listen,
@@ -56,6 +58,24 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         "xdp_mode": str(gateway.xdp_mode),
         "api": {"socket": gateway.api_socket},
         "metrics": {"listen": _listen(gateway.metrics_listen)},
+        "snat_addresses": [str(address) for address in gateway.snat_addresses],
+        "tunnel_sources": {
+            "ipv4": str(gateway.tunnel_sources.ipv4),
+            "ipv6": str(gateway.tunnel_sources.ipv6),
+        },
+        "gue_port": gateway.gue_port,
+        "flow_table": _flow_table(gateway.flow_table),
+    }
+
+
+def _flow_table(table: FlowTable) -> dict[str, Any]:
+    return {
+        "entries": table.entries,
+        "settle": format_duration(table.settle_s),
+        "tcp_idle": format_duration(table.tcp_idle_s),
+        "tcp_opening": format_duration(table.tcp_opening_s),
+        "tcp_closing": format_duration(table.tcp_closing_s),
+        "udp_idle": format_duration(table.udp_idle_s),
     }
 
 
@@ -70,11 +90,16 @@ def _service(service: Service) -> dict[str, Any]:
     return {
         "name": str(service.name),
         "vip": str(service.vip),
-        "port": service.port,
+        "port": "any" if service.port == ANY_PORT else service.port,
         "protocol": str(service.protocol),
         "mode": str(service.mode),
-        "algorithm": "maglev",
-        "session": {"affinity": "none"},
+        "algorithm": str(service.algorithm),
+        "session": {
+            "affinity": str(service.session.affinity),
+            "timeout": format_duration(service.session.timeout_s),
+            "flows": "auto" if service.session.flows else "none",
+        },
+        "no_backend": str(service.no_backend),
         **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
     }
 
@@ -91,7 +116,7 @@ def _backend(backend: Backend) -> dict[str, Any]:
     return {
         "name": str(backend.name),
         "host": str(backend.address),
-        "port": backend.port,
+        **({} if backend.port == ANY_PORT else {"port": backend.port}),
         "weight": backend.weight,
         **({} if limit is None else {"max_connections": limit}),
         "priority": 0,

@@ -13,7 +13,7 @@ from enum import Enum
 from pydantic.fields import FieldInfo
 
 from lb_xdp.config import schema
-from lb_xdp.config.check import MAX_SERVICE_BACKENDS, MAX_SERVICES
+from lb_xdp.config.check import MAX_SERVICE_BACKENDS, MAX_SERVICES, MAX_SNAT_ADDRESSES
 from lb_xdp.config.values import Rule, Shorthand
 
 EXAMPLE = """\
@@ -55,6 +55,16 @@ services:
       - {host: 10.0.0.21, port: 53}
       - {host: 10.0.0.22, port: 53}
     health: none                # never probed, always up
+  - name: mail
+    vip: 2001:db8::25
+    port: 25
+    mode: ipip                  # in a tunnel, to backends anywhere; they have the VIP on lo
+    algorithm: least_connections
+    session: {affinity: client_prefix, timeout: 1h}
+    no_backend: reject          # a TCP RST instead of silence
+    backends:
+      - {host: 2001:db8:1::31, port: 25, max_connections: 1000}
+      - {host: 10.0.0.31, port: 25}   # IPv6 within IPv4
 """
 
 _HEAD = f"""\
@@ -74,17 +84,24 @@ written out. `lb-xdp schema` prints the JSON Schema for editors.
 - YAML anchors and aliases (`&name`, `*name`) work for whole values; merge keys (`<<`) do not.
 - At most {MAX_SERVICES:,} services, with {MAX_SERVICE_BACKENDS:,} backends in them together; a \
 backend counts once for each
-  service that it answers for.
+  service that it answers for. At most {MAX_SNAT_ADDRESSES} source addresses of fullnat.
 - A service has a VIP, port and protocol of its own. A VIP is no backend's address.
-- Not available in this version, and refused with a message that says so: modes ipip, gue and
-  fullnat; algorithms other than maglev; session affinity; IPv6; `port: any`; host names of
-  backends; priorities.
+- IPv4 and IPv6 are equals. With `dsr`, `nat` and `fullnat` backends are of the VIP's family; `ipip`
+  and `gue` carry either family in the other.
+- Where `port: any` and one port of the same VIP and protocol are services, the one port wins. The
+  backends of `port: any` have no port of their own; probes need one (`health: {{port: 80}}`).
+- A service records all of its flows with `mode: fullnat`, `round_robin`, `least_connections`,
+  `random`, session affinity or `max_connections`. Others record those of slots that just changed.
+- Not available in this version, and refused with a message that says so: host names of backends;
+  priorities.
 """
 
 _TITLES = (
     ("gateway", schema.Gateway),
     ("gateway.api", schema.Api),
     ("gateway.metrics", schema.Metrics),
+    ("gateway.tunnel_sources", schema.TunnelSources),
+    ("gateway.flow_table", schema.FlowTable),
     ("pools[]", schema.Pool),
     ("backends[]", schema.Backend),
     ("health", schema.Health),

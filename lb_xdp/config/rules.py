@@ -7,30 +7,41 @@ from __future__ import annotations
 
 from typing import Any
 
+from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, prefix
 from lb_xdp.config.values import (
     STATUS,
     RefusedError,
     Rule,
     Shorthand,
-    address,
     choice,
     duration,
     integer,
-    or_later,
+    or_word,
     text,
 )
-from lb_xdp.core.model import CheckKind, Mode, Protocol, XdpMode
+from lb_xdp.core.model import (
+    ANY_PORT,
+    IPV4,
+    IPV6,
+    Affinity,
+    Algorithm,
+    CheckKind,
+    Mode,
+    NoBackend,
+    Protocol,
+    XdpMode,
+)
 
 NAME = text(
     "name",
     "a name of at most 63 letters, digits and `_.-`, the first a letter or digit",
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
 )
-# With `:`, since the name defaults to address:port.
+# With `:`, since the name defaults to 10.0.0.11:80 or [2001:db8::11]:80.
 BACKEND_NAME = text(
     "name",
     "a name of at most 63 letters, digits and `_.:-`, the first a letter or digit",
-    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}",
+    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}|\[[0-9a-f:]{2,45}\]:[0-9]{1,5}",
 )
 INTERFACE = text(
     "interface",
@@ -46,25 +57,32 @@ URL_PATH = text("path", "a path that starts with `/`, without blanks", r"/[!-~]{
 HEADER = text("text", "a host name or address, with or without a port", r"[!-~]{1,255}")
 
 PORT = integer(1, 0xFFFF)
-SERVICE_PORT = or_later(PORT, "any")
+SERVICE_PORT = or_word(PORT, "any", ANY_PORT)
 WEIGHT = integer(0, 65535)
 CONNECTIONS = integer(1, 1_000_000_000)
 COUNT = integer(1, 100)
+FLOW_ENTRIES = integer(16, 1 << 24)
 
 INTERVAL = duration(0.01, 3600)
 TIMEOUT = duration(0.001, 3600)
 SESSION_TIME = duration(1, 7 * 86400)
+FLOW_TIME = duration(1, 7 * 86400)
 
-VIP = address("an IPv4 address such as 203.0.113.10")
-HOST = address("an IPv4 address such as 10.0.0.11")
-PROBE_HOST = address("an IPv4 address such as 10.0.0.11", anywhere=True)
+VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
+HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
+PROBE_HOST = address("an address such as 10.0.0.11 or 2001:db8::11", ANYWHERE)
+SNAT_ADDRESS = address("an address such as 10.0.0.5 or 2001:db8::5", ROUTED)
+TUNNEL_IPV4 = prefix(IPV4, 8, "172.16.0.0/16")
+TUNNEL_IPV6 = prefix(IPV6, 8, "100::/64")
 
-PROTOCOL = choice(("tcp", "udp"), make=Protocol)
-MODE = choice(("dsr", "nat"), later=("ipip", "gue", "fullnat"), make=Mode)
-XDP_MODE = choice(("auto", "native", "generic"), make=XdpMode)
-ALGORITHM = choice(("maglev",), later=("round_robin", "least_connections", "random", "source_hash"))
-AFFINITY = choice(("none",), later=("client_ip", "client_prefix"))
-CHECK = choice(("none", "tcp", "http"), make=CheckKind)
+PROTOCOL = choice(tuple(Protocol), make=Protocol)
+MODE = choice(tuple(Mode), make=Mode)
+XDP_MODE = choice(tuple(XdpMode), make=XdpMode)
+ALGORITHM = choice(tuple(Algorithm), make=Algorithm)
+AFFINITY = choice(tuple(Affinity), make=Affinity)
+FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
+NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
+CHECK = choice(tuple(CheckKind), make=CheckKind)
 
 
 def _none_for(key: str, example: str) -> Shorthand:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import isclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,13 +20,18 @@ from pydantic.fields import FieldInfo
 from lb_xdp.config import rules
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import LISTEN, PRIORITY, SHARE, STATUS
-from lb_xdp.core.model import CheckKind, Listen, Mode, Protocol, StatusRange, XdpMode
-
-# Keys that a later version will take: (model, key) -> why not yet.
-LATER_KEYS = {
-    ("Gateway", "snat_addresses"): "only `mode: fullnat` uses it",
-    ("Session", "flows"): "no flow is recorded yet",
-}
+from lb_xdp.core.model import (
+    Address,
+    Affinity,
+    Algorithm,
+    CheckKind,
+    Listen,
+    Mode,
+    NoBackend,
+    Protocol,
+    StatusRange,
+    XdpMode,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,43 @@ class Metrics(Section):
     )
 
 
+class TunnelSources(Section):
+    """Where the outer source addresses of `ipip` and `gue` are taken from, one for each flow."""
+
+    ipv4: Annotated[IPv4Network, rules.TUNNEL_IPV4] = _key(
+        "for backends with an IPv4 address; reverse path filters there must let it in",
+        "172.16.0.0/16",
+    )
+    ipv6: Annotated[IPv6Network, rules.TUNNEL_IPV6] = _key(
+        "for backends with an IPv6 address", "100::/64"
+    )
+
+
+class FlowTable(Section):
+    """Where flows are recorded while that is needed, and how long they may be silent."""
+
+    entries: Annotated[int, rules.FLOW_ENTRIES] = _key(
+        "flows that can be recorded; memory for all is taken at once", 262144
+    )
+    settle: Annotated[float, rules.FLOW_TIME] = _key(
+        "how long the flows of a ring slot are recorded after its backend changed; "
+        "longer than TCP flows stay silent",
+        "15min",
+    )
+    tcp_idle: Annotated[float, rules.FLOW_TIME] = _key(
+        "a silent TCP connection is forgotten after this", "3h"
+    )
+    tcp_opening: Annotated[float, rules.FLOW_TIME] = _key(
+        "the same before the first packet after the SYN", "10s"
+    )
+    tcp_closing: Annotated[float, rules.FLOW_TIME] = _key("the same after FIN or RST", "10s")
+    udp_idle: Annotated[float, rules.FLOW_TIME] = _key(
+        "a silent UDP flow is forgotten, and a slot of a udp service settled, after this", "30s"
+    )
+
+
 class Gateway(Section):
-    """The instance: its name, its interfaces, and where it answers."""
+    """The instance: its name, its interfaces, where it answers, and what its packets carry."""
 
     name: Annotated[str, rules.NAME] = _key(
         "tells instances on one host apart; part of the paths of pins, lock and socket", "default"
@@ -78,23 +118,33 @@ class Gateway(Section):
     )
     api: Api = _key("how commands reach the daemon", {})
     metrics: Annotated[Metrics, rules.NO_METRICS] = _key("where the daemon can be watched", {})
+    snat_addresses: tuple[Annotated[Address, rules.SNAT_ADDRESS], ...] = _key(
+        "source addresses of `mode: fullnat`; they lead to this gateway and carry nothing else", []
+    )
+    tunnel_sources: TunnelSources = _key("outer source addresses of `ipip` and `gue`", {})
+    gue_port: Annotated[int, rules.PORT] = _key("UDP port that backends take `gue` at", 6080)
+    flow_table: FlowTable = _key("size and times of the table of flows", {})
 
 
 class Backend(Section):
     """A server in a pool."""
 
     name: Annotated[str | None, rules.BACKEND_NAME, Otherwise("`host:port`")] = _key(
-        "unique in its pool", None
+        "unique in its pool; an IPv6 host stands in brackets by default", None
     )
-    host: Annotated[IPv4Address, rules.HOST] = _key("the server's address")
-    port: Annotated[int, rules.PORT] = _key(
-        "the server's port; with `mode: dsr` the same as the service's"
+    host: Annotated[Address, rules.HOST] = _key("the server's address")
+    port: Annotated[int | None, rules.PORT, Otherwise("required, but for `port: any`")] = _key(
+        "the server's port; the service's own unless `mode` is `nat` or `fullnat`, and not given "
+        "where that is `any`",
+        None,
     )
     weight: Annotated[int, rules.WEIGHT] = _key(
         "share of the flows, relative to the others; 0 gets none", 100
     )
     max_connections: Annotated[int | None, rules.CONNECTIONS, Otherwise("no limit")] = _key(
-        "accepted with a warning: not enforced in this version", None
+        "gets no new flow beyond; exact with `nat` and `fullnat`, an estimate where replies "
+        "do not pass the gateway",
+        None,
     )
     priority: Annotated[int, PRIORITY] = _key("reserved for standby backends", 0)
 
@@ -120,7 +170,7 @@ class Health(Section):
         "how many probes in a row decide; one number means both", {}
     )
     jitter: Annotated[float, SHARE] = _key("by how much single intervals vary", 0.1)
-    host: Annotated[IPv4Address | None, rules.PROBE_HOST, Otherwise("the backend's")] = _key(
+    host: Annotated[Address | None, rules.PROBE_HOST, Otherwise("the backend's")] = _key(
         "probes go to this address", None
     )
     port: Annotated[int | None, rules.PORT, Otherwise("the backend's")] = _key(
@@ -146,23 +196,42 @@ class Pool(Section):
 class Session(Section):
     """Which flows of one client stay together."""
 
-    affinity: Annotated[str, rules.AFFINITY] = _key("what keeps a client on one backend", "none")
-    timeout: Annotated[float, rules.SESSION_TIME] = _key("has no effect with `none`", "3h")
+    affinity: Annotated[Affinity, rules.AFFINITY] = _key(
+        "what keeps a client on one backend: its address, or its network (/24, /64)", "none"
+    )
+    timeout: Annotated[float, rules.SESSION_TIME] = _key(
+        "how long after its last packet a client keeps its backend; has no effect with `none`", "3h"
+    )
+    flows: Annotated[bool, rules.FLOWS] = _key(
+        "`none`: never record a flow, not even while backends change; for exchanges of one packet",
+        "auto",
+    )
 
 
 class Service(Section):
     """A VIP, a port and a protocol, and who answers for them."""
 
     name: Annotated[str, rules.NAME] = _key("unique")
-    vip: Annotated[IPv4Address, rules.VIP] = _key("the address that clients use")
-    port: Annotated[int, rules.SERVICE_PORT] = _key("the port that clients use")
+    vip: Annotated[Address, rules.VIP] = _key("the address that clients use")
+    port: Annotated[int, rules.SERVICE_PORT] = _key(
+        "the port that clients use; `any`: all that no other service of this VIP and protocol has"
+    )
     protocol: Annotated[Protocol, rules.PROTOCOL] = _key("with `vip` and `port` unique", "tcp")
     mode: Annotated[Mode, rules.MODE] = _key(
-        "`dsr`: same port, backends have the VIP on lo and answer directly; "
-        "`nat`: replies come back through the gateway"
+        "`dsr`: backends are on the gateway's own network, have the VIP on lo and answer directly; "
+        "`ipip`, `gue`: the same in a tunnel, to backends anywhere; "
+        "`nat`: replies come back through the gateway, which is the backends' router; "
+        "`fullnat`: so do they, to the gateway's own address, and backends need no set-up"
     )
-    algorithm: Annotated[str, rules.ALGORITHM] = _key("how flows are spread", "maglev")
+    algorithm: Annotated[Algorithm, rules.ALGORITHM] = _key(
+        "how flows are spread; all but `maglev` and `source_hash` record every flow", "maglev"
+    )
     session: Session = _key("which flows of one client stay together", {})
+    no_backend: Annotated[NoBackend, rules.NO_BACKEND] = _key(
+        "what clients get while no backend can take them; `reject`: a TCP RST, or an ICMP port "
+        "unreachable",
+        "drop",
+    )
     pool: Annotated[str | None, rules.NAME, Otherwise("not given")] = _key(
         "name of a pool; or `backends` inline", None
     )
@@ -203,12 +272,9 @@ def section_at(loc: Loc) -> type[Section] | None:
 
 
 def known_keys(loc: Loc) -> Sequence[str]:
-    """Return the keys that the mapping at ``loc`` may have, those of later versions included."""
+    """Return the keys that the mapping at ``loc`` may have."""
     section = section_at(loc)
-    if section is None:
-        return ()
-    later = (key for model, key in LATER_KEYS if model == section.__name__)
-    return (*section.model_fields, *later)
+    return tuple(section.model_fields) if section else ()
 
 
 def json_schema() -> dict[str, Any]:

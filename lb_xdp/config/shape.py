@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lb_xdp.config.schema import LATER_KEYS, Root, section_at
+from lb_xdp.config.schema import Root, section_at
 from lb_xdp.config.tree import Loc, Tree
 from lb_xdp.config.values import PROBLEM
 from lb_xdp.config.wording import did_you_mean, not_allowed
@@ -57,8 +57,6 @@ def _problems(tree: Tree, detail: ErrorDetails) -> Iterator[ConfigProblem]:
 def _unknown_key(tree: Tree, loc: Loc) -> ConfigProblem:
     section = section_at(loc[:-1])
     key = str(loc[-1])
-    if section and (reason := LATER_KEYS.get((section.__name__, key))):
-        return tree.problem(loc, f"not available in this version; {reason}", on_key=True)
     known = list(section.model_fields) if section else []
     hint = did_you_mean(key, known) or f" allowed: {', '.join(known)}"
     return tree.problem(loc, f"unknown key;{hint}", on_key=True)

@@ -39,6 +39,14 @@ class Place(NamedTuple):
     column: int
 
 
+class Finding(NamedTuple):
+    """Something wrong, or odd, at a value, or at its key."""
+
+    loc: Loc
+    message: str
+    on_key: bool = False
+
+
 @dataclass(slots=True)
 class Tree:
     """The data of one file and where each part of it stands.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -112,8 +112,8 @@ def text(kind: str, allowed: str, pattern: str) -> Rule:
     return Rule(kind, allowed, {"type": "string", "pattern": f"^(?:{pattern})$"}, convert)
 
 
-def choice(words: Sequence[str], *, later: Sequence[str] = (), make: type = str) -> Rule:
-    """Return the rule for one of ``words``; those in ``later`` are known but not available yet."""
+def choice(words: Sequence[str], *, make: Callable[[str], object] = str) -> Rule:
+    """Return the rule for one of ``words``, which ``make`` turns into the model's value."""
     allowed = one_of(words)
 
     def convert(value: object) -> object:
@@ -121,9 +121,7 @@ def choice(words: Sequence[str], *, later: Sequence[str] = (), make: type = str)
             raise RefusedError
         if value in words:
             return make(value)
-        if value in later:
-            raise RefusedError(not_available(value, allowed))
-        hint = did_you_mean(value, (*words, *later))
+        hint = did_you_mean(value, words)
         raise RefusedError(not_allowed(value, f"{allowed};{hint}" if hint else allowed))
 
     return Rule("word", allowed, {"enum": list(words)}, convert)
@@ -144,45 +142,6 @@ def duration(shortest_s: float, longest_s: float) -> Rule:
     json = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": DURATION_PATTERN}]}
     spelled = f"a duration {bounds}, such as 500ms, 2s, 15min, 3h, or a number of seconds"
     return Rule("duration", spelled, json, convert)
-
-
-def _ipv4(value: object, allowed: str) -> IPv4Address:
-    """Read an IPv4 address; one of version 6 is told apart from nonsense."""
-    if not isinstance(value, str):
-        raise RefusedError
-    try:
-        address = ip_address(value)
-    except ValueError:
-        raise RefusedError from None
-    if isinstance(address, IPv6Address):
-        raise RefusedError(f"{show(value)}: IPv6 is not available in this version; {allowed}")
-    return address
-
-
-_UNFIT = (
-    (IPv4Network("0.0.0.0/8"), "is no host's address (0.0.0.0/8)"),
-    (IPv4Network("127.0.0.0/8"), "is a loopback address, which never leaves its host"),
-    (IPv4Network("224.0.0.0/4"), "is a multicast address"),
-    (IPv4Network("255.255.255.255/32"), "is the broadcast address"),
-)
-_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
-
-
-def address(allowed: str, *, anywhere: bool = False) -> Rule:
-    """Return the rule for an IPv4 address: of a host, unless it may be ``anywhere``."""
-
-    def convert(value: object) -> IPv4Address:
-        if isinstance(value, str) and _HOST_NAME.fullmatch(value):
-            raise RefusedError(
-                f"{show(value)}: host names are not available in this version; {allowed}"
-            )
-        found = _ipv4(value, allowed)
-        for network, reason in () if anywhere else _UNFIT:
-            if found in network:
-                raise RefusedError(f"{found} {reason}; {allowed}")
-        return found
-
-    return Rule("address", allowed, {"type": "string", "format": "ipv4"}, convert)
 
 
 def _listen(value: object) -> Listen | None:
@@ -234,15 +193,14 @@ def _no_priority(value: object) -> int:
     return value
 
 
-def or_later(rule: Rule, word: str) -> Rule:
-    """Return ``rule``, which a later version will widen by ``word``."""
+def or_word(rule: Rule, word: str, meaning: object) -> Rule:
+    """Return ``rule`` widened by ``word``, which is read as ``meaning``."""
 
     def convert(value: object) -> object:
-        if value == word:
-            raise RefusedError(not_available(value, rule.allowed))
-        return rule.convert(value)
+        return meaning if value == word else rule.convert(value)
 
-    return Rule(rule.kind, rule.allowed, rule.schema, convert)
+    schema = {"anyOf": [dict(rule.schema), {"const": word}]}
+    return Rule(f"{rule.kind} or word", f"{rule.allowed}, or {word}", schema, convert)
 
 
 LISTEN = Rule(

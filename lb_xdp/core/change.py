@@ -17,6 +17,7 @@ _NEED_RESTART: Mapping[str, Callable[[Gateway], str]] = {
     "gateway.xdp_mode": lambda gateway: gateway.xdp_mode,
     "gateway.api.socket": lambda gateway: gateway.api_socket,
     "gateway.metrics.listen": _metrics,
+    "gateway.flow_table.entries": lambda gateway: str(gateway.flow_table.entries),
 }
 
 

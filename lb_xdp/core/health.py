@@ -9,9 +9,8 @@ Times are seconds of whichever clock the caller uses throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 
-from lb_xdp.core.model import CheckKind, HealthCheck
+from lb_xdp.core.model import Address, CheckKind, HealthCheck
 from lb_xdp.core.snapshot import Health
 
 
@@ -20,7 +19,7 @@ class Target:
     """What to probe, where: ``address`` and ``port`` are final, ``check``'s own are not heeded."""
 
     check: HealthCheck
-    address: IPv4Address
+    address: Address
     port: int
 
 

@@ -3,7 +3,8 @@
 This module owns the vocabulary (gateway, service, pool, backend, health check). It refuses to know
 YAML: ``lb_xdp.config`` turns a file into these values and is the only place that says no to one.
 
-Addresses are ``ipaddress`` objects, ports are host-order integers, times are seconds as ``float``.
+Addresses are ``ipaddress`` objects, IPv4 and IPv6 alike, without a zone; ports are host-order
+integers, times are seconds as ``float``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
-from typing import NamedTuple, NewType
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Final, NamedTuple, NewType, TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
 
 BackendName = NewType("BackendName", str)
 ServiceName = NewType("ServiceName", str)
+
+IPV4: Final = 4
+IPV6: Final = 6
+
+ANY_PORT: Final = 0
+"""The port of a service that takes every port of its VIP, and of that service's backends."""
 
 
 class Protocol(StrEnum):
@@ -34,7 +43,55 @@ class Mode(StrEnum):
     """How a packet gets from the gateway to its backend."""
 
     DSR = "dsr"
+    IPIP = "ipip"
+    GUE = "gue"
     NAT = "nat"
+    FULLNAT = "fullnat"
+
+    @property
+    def tunnel(self) -> bool:
+        """Say whether the packet travels whole, inside another one to the backend's address."""
+        return self in {Mode.IPIP, Mode.GUE}
+
+    @property
+    def translates(self) -> bool:
+        """Say whether addresses and ports are rewritten, so that replies come back this way."""
+        return self in {Mode.NAT, Mode.FULLNAT}
+
+    @property
+    def routes(self) -> bool:
+        """Say whether the gateway is a router on the way: it counts as a hop."""
+        return self is not Mode.DSR
+
+
+class Algorithm(StrEnum):
+    """How a service spreads its flows over its backends."""
+
+    MAGLEV = "maglev"
+    ROUND_ROBIN = "round_robin"
+    LEAST_CONNECTIONS = "least_connections"
+    RANDOM = "random"
+    SOURCE_HASH = "source_hash"
+
+    @property
+    def hashes(self) -> bool:
+        """Say whether the packet alone names the backend, so that no flow needs a record."""
+        return self in {Algorithm.MAGLEV, Algorithm.SOURCE_HASH}
+
+
+class Affinity(StrEnum):
+    """What keeps several flows of one client on one backend."""
+
+    NONE = "none"
+    CLIENT_IP = "client_ip"
+    CLIENT_PREFIX = "client_prefix"
+
+
+class NoBackend(StrEnum):
+    """What becomes of a packet that no backend can take; ``REJECT`` tells the client at once."""
+
+    DROP = "drop"
+    REJECT = "reject"
 
 
 class XdpMode(StrEnum):
@@ -67,16 +124,31 @@ class StatusRange(NamedTuple):
     last: int
 
 
-class ServiceKey(NamedTuple):
-    """What makes a service unique on the wire."""
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what a key is sorted by: IPv4 before IPv6, which ipaddress refuses to compare."""
+    return (key[0].version, *key)
 
-    vip: IPv4Address
+
+def format_endpoint(address: Address, port: int | str) -> str:
+    """Return ``10.0.0.11:80`` or ``[2001:db8::11]:80`` (RFC 5952, section 6)."""
+    return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
+
+
+class ServiceKey(NamedTuple):
+    """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``."""
+
+    vip: Address
     port: int
     protocol: Protocol
 
     def __str__(self) -> str:
-        """Return ``203.0.113.10:80/tcp``."""
-        return f"{self.vip}:{self.port}/{self.protocol}"
+        """Return ``203.0.113.10:80/tcp``, ``[2001:db8::1]:80/tcp`` or ``203.0.113.10:any/tcp``."""
+        port = "any" if self.port == ANY_PORT else self.port
+        return f"{format_endpoint(self.vip, port)}/{self.protocol}"
+
+    def __lt__(self, other: tuple[Any, ...], /) -> bool:
+        """Order services for ``sorted``, those of both families alike."""
+        return _order(self) < _order(other)
 
 
 class BackendKey(NamedTuple):
@@ -85,12 +157,18 @@ class BackendKey(NamedTuple):
     Names are left out on purpose: renaming a backend must not move a flow.
     """
 
-    address: IPv4Address
+    address: Address
     port: int
 
     def __str__(self) -> str:
-        """Return ``10.0.0.11:8080``."""
-        return f"{self.address}:{self.port}"
+        """Return ``10.0.0.11:8080`` or ``[2001:db8::11]:8080``; for any port the address alone."""
+        if self.port == ANY_PORT:
+            return str(self.address)
+        return format_endpoint(self.address, self.port)
+
+    def __lt__(self, other: tuple[Any, ...], /) -> bool:
+        """Order backends for ``sorted``, those of both families alike."""
+        return _order(self) < _order(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +185,7 @@ class HealthCheck:
     rise: int = 2
     fall: int = 3
     jitter: float = 0.1
-    host: IPv4Address | None = None
+    host: Address | None = None
     port: int | None = None
     path: str = "/"
     http_host: str | None = None
@@ -116,10 +194,13 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A server in a pool. ``weight`` is absolute; 0 gets no new flows."""
+    """A server in a pool. ``weight`` is absolute; 0 gets no new flows.
+
+    ``port`` is ``ANY_PORT`` where the service's is: the server sees the port that the client chose.
+    """
 
     name: BackendName
-    address: IPv4Address
+    address: Address
     port: int
     weight: int = 100
     max_connections: int | None = None
@@ -140,31 +221,109 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """Which flows stay where they are. ``timeout_s``: how long affinity outlives the last packet.
+
+    ``flows`` False: no flow of the service is ever recorded, not even while its slot is unsettled;
+    right for exchanges of one packet each.
+    """
+
+    affinity: Affinity = Affinity.NONE
+    timeout_s: float = 10800.0
+    flows: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A VIP, a port and a protocol, and the pool that answers for them."""
 
     name: ServiceName
-    vip: IPv4Address
+    vip: Address
     port: int
     protocol: Protocol
     mode: Mode
     pool: Pool
+    algorithm: Algorithm = Algorithm.MAGLEV
+    session: Session = Session()
+    no_backend: NoBackend = NoBackend.DROP
 
     @property
     def key(self) -> ServiceKey:
         """Return what makes the service unique on the wire."""
         return ServiceKey(self.vip, self.port, self.protocol)
 
+    @property
+    def tracked(self) -> bool:
+        """Say whether every flow of the service is recorded, not only those of unsettled slots."""
+        return self.why_tracked is not None
+
+    @property
+    def why_tracked(self) -> str | None:
+        """Return a clause that says what takes a record of every flow, None where nothing does."""
+        if self.mode is Mode.FULLNAT:
+            return "fullnat needs each flow's own source port to translate its replies back"
+        if not self.algorithm.hashes:
+            return f"{self.algorithm} needs to know every flow"
+        if self.session.affinity is not Affinity.NONE:
+            return f"session affinity {self.session.affinity} needs to know every flow"
+        limited = (b.name for b in self.pool.backends if b.max_connections is not None)
+        if (name := next(limited, None)) is not None:
+            return f"max_connections of {name} needs to count every flow"
+        return None
+
+
+_TUNNEL_IPV4: Final = IPv4Network("172.16.0.0/16")
+_TUNNEL_IPV6: Final = IPv6Network("100::/64")
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSources:
+    """Where the outer source addresses of tunnels come from.
+
+    The host bits are filled from the flow's hash, so that receivers and routers can spread flows.
+    The defaults are private (RFC 1918) and discard-only (RFC 6666): nobody answers to them.
+    """
+
+    ipv4: IPv4Network = _TUNNEL_IPV4
+    ipv6: IPv6Network = _TUNNEL_IPV6
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTable:
+    """Size of the flow table, and how long silence is until a record or a slot is let go.
+
+    ``settle_s`` is how long a slot of a TCP service stays unsettled after its backend changed; for
+    UDP it is ``udp_idle_s``.
+    """
+
+    entries: int = 262_144
+    settle_s: float = 900.0
+    tcp_idle_s: float = 10800.0
+    tcp_opening_s: float = 10.0
+    tcp_closing_s: float = 10.0
+    udp_idle_s: float = 30.0
+
+
+GUE_PORT: Final = 6080
+"""The UDP port that IANA registered for GUE."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One instance: its name, its interfaces, and where it answers."""
+    """One instance: its name, its interfaces, where it answers, and what its packets carry.
+
+    ``snat_addresses`` are the sources of fullnat, ``gue_port`` is the destination port of gue.
+    """
 
     name: str
     interfaces: tuple[str, ...]
     xdp_mode: XdpMode
     api_socket: str
     metrics_listen: Listen | None
+    snat_addresses: tuple[Address, ...] = ()
+    tunnel_sources: TunnelSources = TunnelSources()
+    gue_port: int = GUE_PORT
+    flow_table: FlowTable = FlowTable()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,17 @@ Invariants, whatever step is the last one done:
    later plan, to a generation that starts its counters at 0;
  - a new generation is complete before the first interface runs it, and the old one stays until the
    last interface has left it.
-numpy is allowed here: rings are arrays.
+How a slot gets from one backend to the next without breaking a flow is for ``settle`` to say; the
+clock is an argument. numpy is allowed here: rings are arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +30,22 @@ import numpy.typing as npt
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.ring import EMPTY, Ring
+from lb_xdp.core.settle import (
+    NO_BACKEND,
+    Live,
+    RingImage,
+    Slots,
+    advance,
+    current_of,
+    mark_all,
+    unmark,
+)
 
 INDICES = 32_768
 """How many backend indices there are: twice what a configuration may hold, so that all backends can
 be replaced at once."""
 
-NO_BACKEND = 0
-"""The index that stands for none in a ring; no backend ever has it."""
-
-Slots = npt.NDArray[np.uint32]
-"""A ring as the program sees it: slot -> backend index."""
+SlotNumbers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +53,22 @@ class Observed:
     """What the kernel holds. ``generation`` 0: nothing of ours.
 
     ``attached`` maps the interfaces that run a program of ours onto the interface's index;
-    ``outdated`` names those of them that run another generation's. ``applied`` remembers the Ring
-    that a slot array came from, so that an unchanged one need not be compared.
+    ``outdated`` names those of them that run another generation's. ``applied`` is the goal that was
+    reached last, so that rings made from the same Ring need not be made and compared again.
+
+    ``recorded`` holds, for rings with marked slots whose flow records have been counted since, the
+    slots that records still fall on. Only who counted knows it; it is no part of what was read.
     """
 
     generation: int = 0
     structure: Structure | None = None
     indices: Mapping[BackendId, int] = field(default_factory=dict)
     records: Mapping[BackendId, BackendRecord] = field(default_factory=dict)
-    rings: Mapping[ServiceKey, Slots] = field(default_factory=dict)
+    rings: Mapping[ServiceKey, RingImage] = field(default_factory=dict)
     attached: Mapping[str, int] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
-    applied: Mapping[ServiceKey, Ring] = field(default_factory=dict)
+    applied: Desired | None = None
+    recorded: Mapping[ServiceKey, SlotNumbers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,8 @@ class Plan:
 
     With ``build`` set, ``records`` and ``rings`` are the whole of the new generation; otherwise
     they are what changes in the present one. ``fresh`` are indices whose counters start at 0.
-    ``moved`` counts, for each service that was there before, the slots that change their backend.
+    ``moved`` counts, for each service that was there before, the slots that change their backend;
+    flows that began before stay with the former one (``settle``).
     """
 
     generation: int
@@ -75,7 +89,7 @@ class Plan:
     build: bool
     indices: Mapping[BackendId, int]
     records: Mapping[BackendId, BackendRecord]
-    rings: Mapping[ServiceKey, Slots]
+    rings: Mapping[ServiceKey, RingImage]
     interfaces: Mapping[str, int]
     attach: Mapping[str, int]
     detach: tuple[str, ...]
@@ -88,12 +102,12 @@ class Plan:
         return not (self.build or self.records or self.rings or self.attach or self.detach)
 
 
-def make_plan(observed: Observed, desired: Desired) -> Plan:
-    """Return the steps from ``observed`` to ``desired``."""
+def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
+    """Return the steps from ``observed`` to ``desired``; ``now_ns`` is CLOCK_MONOTONIC."""
     build = observed.structure != desired.structure
     indices = _indices(observed.indices, desired.structure.backends)
     records = desired.records if build else _changed_records(observed, desired)
-    rings = dict(_rings(observed, desired, indices, whole=build))
+    rings = dict(_Images(observed, desired, indices, now_ns).changed(whole=build))
     attach = {
         name: ifindex
         for name, ifindex in desired.interfaces.items()
@@ -114,12 +128,14 @@ def make_plan(observed: Observed, desired: Desired) -> Plan:
     )
 
 
-def _indices(held: Mapping[BackendId, int], wanted: Iterable[BackendId]) -> dict[BackendId, int]:
+def _indices(held: Mapping[BackendId, int], wanted: frozenset[BackendId]) -> dict[BackendId, int]:
     """Give every wanted backend an index: its own if it has one, else one that nobody held.
 
     New ones are above all that were held, as long as there are such: of several services that share
     a backend, the lowest index is then the oldest one's.
     """
+    if held.keys() == wanted:
+        return dict(held)
     taken = set(held.values()) | {NO_BACKEND}
     free = (i for i in chain(range(max(taken) + 1, INDICES), range(1, INDICES)) if i not in taken)
     return {key: held[key] if key in held else next(free) for key in sorted(wanted)}
@@ -133,20 +149,79 @@ def _changed_records(observed: Observed, desired: Desired) -> dict[BackendId, Ba
     }
 
 
-def _rings(
-    observed: Observed, desired: Desired, indices: Mapping[BackendId, int], *, whole: bool
-) -> Iterator[tuple[ServiceKey, Slots]]:
-    for service, ring in desired.rings.items():
-        if not whole and observed.applied.get(service) is ring:
-            continue
-        slots = ring_slots(service, ring, indices)
-        before = observed.rings.get(service)
-        if whole or before is None or not np.array_equal(before, slots):
-            yield service, slots
+class _Images:
+    """The rings of a plan, as the program is to see them."""
+
+    def __init__(
+        self, observed: Observed, desired: Desired, indices: Mapping[BackendId, int], now_ns: int
+    ) -> None:
+        self._observed = observed
+        self._desired = desired
+        self._indices = indices
+        self._now_ns = now_ns
+
+    def changed(self, *, whole: bool) -> Iterator[tuple[ServiceKey, RingImage]]:
+        """Yield the rings that are to be written; with ``whole`` all of them."""
+        for service in self._desired.rings:
+            before = self._observed.rings.get(service)
+            if before is not None and self._stays(service, before):
+                if whole:
+                    yield service, before
+                continue
+            after = self._image(service, before)
+            if whole or before is None or not _same(before, after):
+                yield service, after
+
+    def _stays(self, service: ServiceKey, before: RingImage) -> bool:
+        """Say whether nothing that a ring depends on has changed. The same Ring: the same live."""
+        applied, desired = self._observed.applied, self._desired
+        return (
+            applied is not None
+            and applied.rings.get(service) is desired.rings[service]
+            and applied.settle_ns.get(service) == desired.settle_ns[service]
+            and before.affinity_s == desired.affinity_s[service]
+            and service not in self._observed.recorded
+            and not 0 < before.unsettled_until_ns <= self._now_ns
+            and not self._places_anew(service)
+        )
+
+    def _image(self, service: ServiceKey, before: RingImage | None) -> RingImage:
+        if before is not None and service in self._observed.recorded:
+            before = unmark(before, self._observed.recorded[service])
+        if before is not None and self._places_anew(service):
+            before = mark_all(before)
+        wanted = ring_slots(service, self._desired.rings[service], self._indices)
+        if before is not None and len(before.slots) != len(wanted):
+            before = None
+        settle_ns = self._desired.settle_ns[service]
+        after = advance(before, wanted, self._live, settle_ns, self._now_ns)
+        return after._replace(affinity_s=self._desired.affinity_s[service])
+
+    def _places_anew(self, service: ServiceKey) -> bool:
+        """Say whether flows fall on other slots than before, or had records on any slot."""
+        structure = self._observed.structure
+        before = structure.services.get(service) if structure else None
+        after = self._desired.structure.services[service]
+        return before is not None and (
+            before.by_source != after.by_source or before.tracked > after.tracked
+        )
+
+    @cached_property
+    def _live(self) -> Live:
+        """Say by index who may have packets: an index that was freed is nobody's."""
+        live = np.zeros(INDICES, bool)
+        live[[self._indices[key] for key, record in self._desired.records.items() if record.up]] = (
+            True
+        )
+        return live
+
+
+def _same(before: RingImage, after: RingImage) -> bool:
+    return before[1:] == after[1:] and np.array_equal(before.slots, after.slots)
 
 
 def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> Slots:
-    """Return a ring as the program sees it: each slot the index of its backend, or NO_BACKEND."""
+    """Return the index of each slot's backend, or NO_BACKEND."""
     known = [indices[BackendId(service, key)] for key in ring.keys]
     table = np.array([*known, NO_BACKEND], dtype=np.uint32)
     owners = np.where(ring.owner == EMPTY, len(known), ring.owner)
@@ -154,9 +229,10 @@ def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]
 
 
 def _moved(
-    observed: Observed, rings: Mapping[ServiceKey, Slots]
+    observed: Observed, rings: Mapping[ServiceKey, RingImage]
 ) -> Iterator[tuple[ServiceKey, int]]:
-    for service, slots in rings.items():
+    for service, image in rings.items():
         before = observed.rings.get(service)
-        if before is not None and len(before) == len(slots):
-            yield service, int(np.count_nonzero(before != slots))
+        if before is not None and len(before.slots) == len(image.slots):
+            changed = current_of(before.slots) != current_of(image.slots)
+            yield service, int(np.count_nonzero(changed))

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from lb_xdp.core.desired import BackendId, BackendRecord, why_unreachable
+from lb_xdp.core.desired import BackendId, BackendRecord, traits, why_unreachable
 from lb_xdp.core.health import HealthState
-from lb_xdp.core.model import Backend, Config, Service
+from lb_xdp.core.model import Backend, Config, NoBackend, Service, ServiceKey
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
     Health,
+    Records,
     ServiceStatus,
     State,
 )
@@ -32,11 +33,16 @@ class Count(Protocol):
     def reply_packets(self) -> int: ...  # noqa: D102 - see BackendStatus
     @property
     def reply_bytes(self) -> int: ...  # noqa: D102 - see BackendStatus
+    @property
+    def connections(self) -> int: ...  # noqa: D102 - see BackendStatus
 
 
 @dataclass(frozen=True, slots=True)
 class BackendView:
-    """What is known of one backend of one service. ``health`` is that of its pool's member."""
+    """What is known of one backend of one service. ``health`` is that of its pool's member.
+
+    ``recorded`` is how many flow records name it.
+    """
 
     health: HealthState
     record: BackendRecord
@@ -44,6 +50,7 @@ class BackendView:
     slots: int
     probe_duration_s: float | None
     since_timestamp_s: float
+    recorded: int = 0
 
 
 def state_of(health: Health, *, reachable: bool) -> State:
@@ -75,13 +82,28 @@ def backend_status(
         detail=obstacle or view.health.detail,
         since_timestamp_s=view.since_timestamp_s,
         probe_duration_s=view.probe_duration_s,
+        recorded=view.recorded,
+        connections=count.connections if count and traits(service).counted else None,
+        max_connections=backend.max_connections,
     )
 
 
+def _records(service: Service) -> Records:
+    if service.tracked:
+        return Records.ALL
+    return Records.UNSETTLED if service.session.flows else Records.NONE
+
+
 def service_statuses(
-    config: Config, topology: Topology, views: Mapping[BackendId, BackendView]
+    config: Config,
+    topology: Topology,
+    views: Mapping[BackendId, BackendView],
+    slots: Mapping[ServiceKey, tuple[int, int]],
 ) -> tuple[ServiceStatus, ...]:
-    """Return every service with its backends, in the file's order."""
+    """Return every service with its backends, in the file's order.
+
+    ``slots`` are each service's unsettled and marked ones.
+    """
     return tuple(
         ServiceStatus(
             name=service.name,
@@ -89,7 +111,7 @@ def service_statuses(
             port=service.port,
             protocol=service.protocol.value,
             mode=service.mode.value,
-            algorithm="maglev",
+            algorithm=service.algorithm.value,
             pool=service.pool.name,
             backends=tuple(
                 backend_status(
@@ -97,6 +119,12 @@ def service_statuses(
                 )
                 for backend in service.pool.backends
             ),
+            affinity=service.session.affinity.value,
+            no_backend=service.no_backend.value,
+            why_tracked=service.why_tracked,
+            records=_records(service),
+            unsettled_slots=slots.get(service.key, (0, 0))[0],
+            marked_slots=slots.get(service.key, (0, 0))[1],
         )
         for service in config.services
     )
@@ -105,7 +133,8 @@ def service_statuses(
 def empty_services(services: tuple[ServiceStatus, ...]) -> list[str]:
     """Return a sentence for each service that has nobody to take its packets."""
     return [
-        f"service {service.name}: no backend is up; its packets are dropped"
+        f"service {service.name}: no backend is up; its packets are "
+        + ("refused" if service.no_backend == NoBackend.REJECT else "dropped")
         for service in services
         if not any(b.state is State.UP and b.weight > 0 for b in service.backends)
     ]

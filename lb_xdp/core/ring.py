@@ -2,6 +2,7 @@
 
 Owns the two pure steps from weights and liveness to slots: ``maglev`` builds the base ring of all
 configured backends, ``hand_over`` lends the slots of those that are down to those that are up.
+``schedule`` makes the other kind of ring, whose slots are taken in turn.
 It refuses to know packets (``flow_hash`` picks the slot) and BPF (the datapath writes the map).
 
 Every gateway with the same configuration must come to the same ring, and so must the next release:
@@ -130,6 +131,29 @@ def hand_over(ring: Ring, live: Collection[BackendKey], weights: Mapping[Backend
     return Ring(ring.keys, owner)
 
 
+def schedule(
+    weights: Mapping[BackendKey, int], live: Collection[BackendKey], slots: int = RING_SLOTS
+) -> Ring:
+    """Return the ring of a service whose new flows take slot after slot: weighted round robin.
+
+    Every live backend comes in proportion to its weight, never in bursts. The k-th turn of the j-th
+    of n backends is due at ``(k + (j + 1/2) / n) / weight`` (stride scheduling, Waldspurger 1995,
+    with evenly spread starts): equal weights give plain round robin, and many light backends come
+    spread among the turns of a heavy one. A weight below 1/``slots`` of the sum may get no turn.
+    """
+    keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
+    up = frozenset(live)
+    able = np.array([i for i, key in enumerate(keys) if key in up], np.uint32)
+    if not len(able):
+        return Ring(keys, np.full(slots, EMPTY, np.uint32))
+    shares = np.array([weights[keys[i]] for i in able.tolist()], np.float64)
+    turns = np.ceil(shares * (slots / shares.sum())).astype(np.int64) + 1
+    number = np.repeat(np.arange(len(able)), turns)
+    nth = np.arange(len(number)) - np.repeat(np.cumsum(turns) - turns, turns)
+    due = (nth + (number + 0.5) / len(able)) / shares[number]
+    return Ring(keys, able[number[np.argsort(due, kind="stable")[:slots]]])
+
+
 def moved(before: Ring, after: Ring) -> int:
     """Return how many slots have another owner, compared by key.
 
@@ -144,9 +168,9 @@ def moved(before: Ring, after: Ring) -> int:
     return int(np.count_nonzero(before.owner != index[np.minimum(after.owner, len(after.keys))]))
 
 
-def _order(key: BackendKey) -> tuple[int, int]:
-    """Sort by value: comparing ``IPv4Address`` objects costs ten times as much."""
-    return int(key.address), key.port
+def _order(key: BackendKey) -> tuple[int, int, int]:
+    """Sort by value: comparing ``ipaddress`` objects costs ten times as much."""
+    return key.address.version, int(key.address), key.port
 
 
 def _is_prime(number: int) -> bool:

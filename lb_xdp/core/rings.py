@@ -2,16 +2,28 @@
 
 Identity matters here: the planner skips what has not changed by ``is``. Base rings are shared by
 services with equal pools; of each service only the latest ring is kept.
+
+Round robin takes slots in turn, so its ring is a schedule. All other algorithms use one Maglev
+ring: by hash, or by looking at random slots of it, so that a slot's chance is its backend's weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
-from lb_xdp.core.model import BackendKey, Service, ServiceKey
-from lb_xdp.core.ring import Ring, hand_over, maglev
+from lb_xdp.core.model import Algorithm, BackendKey, Service, ServiceKey
+from lb_xdp.core.ring import Ring, hand_over, maglev, schedule
 
 _Weights = tuple[tuple[BackendKey, int], ...]
+
+
+class _Cause(NamedTuple):
+    """All that a ring depends on."""
+
+    weights: _Weights
+    live: frozenset[BackendKey]
+    in_turn: bool
 
 
 class Rings:
@@ -19,27 +31,31 @@ class Rings:
 
     def __init__(self) -> None:
         self._bases: dict[_Weights, Ring] = {}
-        self._latest: dict[ServiceKey, tuple[_Weights, frozenset[BackendKey], Ring]] = {}
+        self._latest: dict[ServiceKey, tuple[_Cause, Ring]] = {}
         self._slots: dict[ServiceKey, Mapping[BackendKey, int]] = {}
         self.builds = 0
 
     def ring_of(self, service: Service, live: frozenset[BackendKey]) -> Ring:
         """Return the ring of a service whose live backends are ``live``."""
         weights = tuple(sorted((b.key, b.weight) for b in service.pool.backends))
+        cause = _Cause(weights, live, service.algorithm is Algorithm.ROUND_ROBIN)
         latest = self._latest.get(service.key)
-        if latest is not None and latest[:2] == (weights, live):
-            return latest[2]
-        ring = self._hand_over(weights, live)
-        self._latest[service.key] = (weights, live, ring)
+        if latest is not None and latest[0] == cause:
+            return latest[1]
+        ring = self._build(cause)
+        self._latest[service.key] = (cause, ring)
         self._slots[service.key] = ring.counts()
         self.builds += 1
         return ring
 
-    def _hand_over(self, weights: _Weights, live: frozenset[BackendKey]) -> Ring:
-        base = self._bases.get(weights)
+    def _build(self, cause: _Cause) -> Ring:
+        weights = dict(cause.weights)
+        if cause.in_turn:
+            return schedule(weights, cause.live)
+        base = self._bases.get(cause.weights)
         if base is None:
-            base = self._bases[weights] = maglev(dict(weights))
-        return hand_over(base, live, dict(weights))
+            base = self._bases[cause.weights] = maglev(weights)
+        return hand_over(base, cause.live, weights)
 
     def slots(self, service: ServiceKey) -> Mapping[BackendKey, int]:
         """Return how many slots each backend holds in the service's latest ring."""
@@ -48,7 +64,7 @@ class Rings:
     def forget_others(self, services: Collection[Service]) -> None:
         """Drop what services that are gone had."""
         keys = {service.key for service in services}
-        used = {self._latest[key][0] for key in keys & self._latest.keys()}
+        used = {self._latest[key][0].weights for key in keys & self._latest.keys()}
         self._latest = {key: value for key, value in self._latest.items() if key in keys}
         self._slots = {key: value for key, value in self._slots.items() if key in keys}
         self._bases = {weights: ring for weights, ring in self._bases.items() if weights in used}

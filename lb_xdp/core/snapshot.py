@@ -39,6 +39,14 @@ class State(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Records(StrEnum):
+    """Which flows of a service are recorded in the flow table."""
+
+    ALL = "all"
+    UNSETTLED = "unsettled"
+    NONE = "none"
+
+
 class Verdict(StrEnum):
     """What became of a packet."""
 
@@ -70,8 +78,12 @@ class BackendStatus:
     """One backend of one service.
 
     ``packets``, ``bytes`` and ``flows`` count what went to the backend: frames, octets from the
-    Ethernet header on, and TCP SYNs. ``reply_*`` count what came back through the gateway (nat).
+    Ethernet header on, and TCP SYNs. ``reply_*`` count what came back through the gateway, in
+    nat and fullnat.
     ``slots`` is how many ring slots it holds now. ``detail`` says in words why the state is so.
+    ``recorded`` is how many flow records name it, as of the last look at the flow table.
+    ``connections`` is how many it has, where its service counts them (else None), and
+    ``max_connections`` how many it may have.
     """
 
     name: str
@@ -89,11 +101,19 @@ class BackendStatus:
     detail: str
     since_timestamp_s: float
     probe_duration_s: float | None = None
+    recorded: int = 0
+    connections: int | None = None
+    max_connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One service and its backends, in the file's order."""
+    """One service and its backends, in the file's order. ``port`` 0 is every port of the VIP.
+
+    ``records`` is which of its flows have records: all (then ``why_tracked`` says in words why),
+    those on slots that are not settled, or none. ``unsettled_slots`` changed hands a while ago,
+    ``marked_slots`` may have records still.
+    """
 
     name: str
     vip: str
@@ -103,6 +123,29 @@ class ServiceStatus:
     algorithm: str
     pool: str
     backends: tuple[BackendStatus, ...]
+    affinity: str = "none"
+    no_backend: str = "drop"
+    why_tracked: str | None = None
+    records: Records = Records.UNSETTLED
+    unsettled_slots: int = 0
+    marked_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTableStatus:
+    """The flow table: records now (as of the last look), room, and what happened to records.
+
+    ``full`` counts flows that found no room, ``rehashed`` those whose backend was gone or down.
+    ``closed`` records were seen to end, ``expired`` ones were silent for too long.
+    """
+
+    entries: int = 0
+    capacity: int = 0
+    inserted: int = 0
+    closed: int = 0
+    expired: int = 0
+    full: int = 0
+    rehashed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +157,7 @@ class DatapathStatus:
     layout: int
     netns: int
     ring_slots: int
-    flow_entries: int
-    flow_capacity: int
+    flow_table: FlowTableStatus
     reasons: tuple[ReasonCount, ...]
 
 

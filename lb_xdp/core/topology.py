@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+
+from lb_xdp.core.model import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class NextHop:
     ifindex: int
     source_mac: bytes
     mac: bytes | None
-    gateway: IPv4Address | None
+    gateway: Address | None
     on_link: bool
 
 
@@ -45,14 +46,16 @@ class NextHop:
 class Topology:
     """The followed interfaces that exist, by name, and the next hop of every reachable target.
 
-    A target that is missing in ``next_hops`` has no route, or is an address of this host.
+    A target that is missing in ``next_hops`` has no route, or is an address of this host. An
+    IPv6 gateway is often a link-local address (RFC 4861); ``local_addresses`` holds none of those,
+    since each is meant on one interface only.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
-    next_hops: Mapping[IPv4Address, NextHop] = field(default_factory=dict)
-    local_addresses: frozenset[IPv4Address] = frozenset()
+    next_hops: Mapping[Address, NextHop] = field(default_factory=dict)
+    local_addresses: frozenset[Address] = frozenset()
 
-    def unresolved(self, targets: frozenset[IPv4Address]) -> frozenset[IPv4Address]:
+    def unresolved(self, targets: frozenset[Address]) -> frozenset[Address]:
         """Return those of ``targets`` that no packet can be sent to: no route or no MAC."""
         hops = self.next_hops
         return frozenset(a for a in targets if a not in hops or hops[a].mac is None)

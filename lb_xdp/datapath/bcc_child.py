@@ -4,9 +4,9 @@ Some C errors end the whole Python process (docs/decisions/0001), and BCC keeps 
 so a child compiles, prints the instructions and is gone. It owns nothing else: no map is made and
 nothing is loaded here, which is why it needs no privilege.
 
-In: JSON on stdin, ``{"source": path, "cflags": [...], "function": name}``.
-Out: JSON on stdout, ``{"instructions": hex}``; compiler text goes to stderr; exit 0, or 3 when
-bcc cannot be imported, or whatever a compiler that aborts leaves.
+In: JSON on stdin, ``{"source": path, "cflags": [...], "functions": [name, ...]}``.
+Out: JSON on stdout, ``{"instructions": {name: hex}}``; compiler text goes to stderr; exit 0, or 3
+when bcc cannot be imported, or whatever a compiler that aborts leaves.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main() -> int:
     source = Path(request["source"])
     text = f'#line 1 "{source}"\n' + source.read_text(encoding="utf-8")
     program = BPF(text=text, cflags=request["cflags"])
-    instructions = program.dump_func(request["function"].encode())
-    json.dump({"instructions": instructions.hex()}, sys.stdout)
+    found = {name: program.dump_func(name.encode()).hex() for name in request["functions"]}
+    json.dump({"instructions": found}, sys.stdout)
     return 0
 
 

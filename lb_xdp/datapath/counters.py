@@ -22,17 +22,22 @@ class BackendCount:
     flows: int = 0
     reply_packets: int = 0
     reply_bytes: int = 0
+    connections: int = 0
 
 
 def backend_counts(
-    counts: BpfMap, indices: Mapping[BackendId, int]
+    counts: BpfMap, active: BpfMap, limits: BpfMap, indices: Mapping[BackendId, int]
 ) -> dict[BackendId, BackendCount]:
-    """Return the totals of every backend that has an index."""
+    """Return the totals of every backend that has an index, and the connections it has now."""
     if not indices:
         return {}
-    _, values = counts.read_all(limit=max(indices.values()) + 1)
+    limit = max(indices.values()) + 1
+    _, values = counts.read_all(limit=limit)
+    begun, ended = active.read_all(limit=limit)[1], limits.read_all(limit=limit)[1]
+    connections = begun["connections"].astype(np.int64) - ended["expired"].astype(np.int64)
     fields = layout().structs["lb_backend_count"].names or ()
-    totals = np.stack([values[name].sum(axis=1) for name in fields], axis=1).tolist()
+    sums = [*(values[name].sum(axis=1) for name in fields), np.maximum(connections, 0)]
+    totals = np.stack(sums, axis=1).tolist()
     return {key: BackendCount(*totals[index]) for key, index in indices.items()}
 
 
@@ -46,16 +51,26 @@ def reason_counts(reasons: BpfMap) -> tuple[ReasonCount, ...]:
     )
 
 
-def reset(counts: BpfMap, marks: BpfMap, indices: Iterable[int]) -> None:
-    """Start the counters of indices at 0, before a new backend bears them."""
-    zero = np.zeros((), dtype=layout().structs["lb_backend_count"])
-    unmarked = np.zeros((), dtype=layout().structs["lb_nat_mark"])
+def reset(maps: Mapping[str, BpfMap], indices: Iterable[int]) -> None:
+    """Start everything that is counted by index at 0, before a new backend bears one."""
+    structs = layout().structs
+    zeros = {
+        name: np.zeros((), dtype=structs[struct])
+        for name, struct in (
+            ("counts", "lb_backend_count"),
+            ("nat_marks", "lb_nat_mark"),
+            ("limits", "lb_limit"),
+            ("active", "lb_active"),
+        )
+    }
     for index in indices:
-        counts.write(index, zero)
-        marks.write(index, unmarked)
+        for name, zero in zeros.items():
+            maps[name].write(index, zero)
 
 
-def entries(flows: BpfMap) -> int:
-    """Return how many flows are recorded."""
-    keys, _ = flows.read_all()
-    return len(keys)
+def flow_counts(counts: BpfMap) -> tuple[int, int, int, int]:
+    """Return the totals of ``struct lb_flow_count``, in its order."""
+    _, values = counts.read_all()
+    fields = layout().structs["lb_flow_count"].names or ()
+    inserts, closes, full, rehashed = (int(values[name].sum()) for name in fields)
+    return inserts, closes, full, rehashed

@@ -1,131 +1,111 @@
-"""The endpoint table: who stands at an address and port, laid out for one cache line a lookup.
+"""The endpoint tables: who stands at an address and port, laid out for one bucket a lookup.
 
 A bucket has four entries. The builder tries factors until no bucket overflows, and doubles the
 table when none fits; so the program never searches further. ``bpf/lb_service.h`` reads what is made
-here, ``bpf/lb_hash.h`` has the hash: multiply-shift over the entry's first eight octets.
+here, ``bpf/lb_hash.h`` has the hashes: multiply-shift over the key, as its octets lie in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lb_xdp.core.desired import BackendId, Structure
-from lb_xdp.core.model import Mode, Protocol, ServiceKey
+from lb_xdp.datapath.addresses import words_of
 from lb_xdp.datapath.layout import layout
 from lb_xdp.errors import MapError
 
 MIN_BUCKET_BITS = 6
 _MAX_BUCKET_BITS = 20
+_MIN_FILTER_BITS = 9
+_MAX_FILTER_BITS = 20
+_FILTER_BITS_EACH = 16  # bits for each address: one packet in sixteen is looked up for nothing
 _FACTORS = 64
 
-_FIELDS = ("address", "port", "protocol", "kind", "index", "is_mac")
+_FIELDS = ("port", "protocol", "kind", "flags", "schedule", "index")
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
-_Keys = NDArray[np.uint64]
+_MIX: np.uint64 = np.uint64(0x9E37_79B9_7F4A_7C15)
+Words = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One entry. Address, port and protocol in host order; port and protocol 0 for an address.
+    """One entry, in host order; port and protocol 0 for an address alone.
 
-    With ``is_mac`` address and port are the four and the two octets of a MAC address.
+    With ``is_mac`` address and port are the four and the two octets of a MAC address. ``flags`` and
+    ``schedule`` are a service's (LB_SERVICE_*, LB_SCHEDULE_*).
     """
 
+    family: int
     address: int
     port: int
     protocol: int
     kind: int
     index: int = 0
     is_mac: int = 0
+    flags: int = 0
+    schedule: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointTable:
-    """A table that fits: ``bucket_bits`` is what the program must be compiled with."""
+    """A table that fits: ``bucket_bits`` is what the program must be compiled with.
 
-    factor: int
+    ``factors`` are one for IPv4 and two for IPv6, the upper half's first.
+    """
+
+    factors: tuple[int, ...]
     bucket_bits: int
     entries: NDArray[np.void]
 
 
-def structure_endpoints(
-    structure: Structure, indices: Mapping[BackendId, int], rings: Mapping[ServiceKey, int]
-) -> list[Endpoint]:
-    """Return the endpoints of a structure. ``rings`` gives each service's index in the ring map."""
-    constants = layout().constants
-    kinds = {
-        Mode.DSR: constants["LB_KIND_SERVICE_DSR"],
-        Mode.NAT: constants["LB_KIND_SERVICE_NAT"],
-    }
-    found = [
-        Endpoint(int(key.vip), key.port, key.protocol.number, kinds[mode], rings[key])
-        for key, mode in structure.modes.items()
-    ]
-    found += _backend_endpoints(structure, indices, constants["LB_KIND_BACKEND"])
-    found += _address_endpoints(structure, constants)
-    found += [_mac_endpoint(mac, constants["LB_KIND_MAC"]) for mac in sorted(structure.macs)]
-    return found
+def build_table(endpoints: Collection[Endpoint]) -> EndpointTable:
+    """Lay IPv4 endpoints and MAC addresses out. Raises MapError if no table of a sane size fits."""
+    entries = _encode(endpoints, "lb_endpoint")
+    for entry, endpoint in zip(entries, endpoints, strict=True):
+        entry["address"], entry["is_mac"] = endpoint.address, endpoint.is_mac
+    keys = _words(entries)[:, 0] if len(entries) else np.zeros(0, np.uint64)
+    return _lay_out(entries, 1, lambda factors, bits: bucket_of(keys, factors[0], bits))
 
 
-def _mac_endpoint(mac: bytes, kind: int) -> Endpoint:
-    address, port = int.from_bytes(mac[:4]), int.from_bytes(mac[4:])
-    return Endpoint(address, port, 0, kind, is_mac=1)
+def build_table6(endpoints: Collection[Endpoint]) -> EndpointTable:
+    """Lay IPv6 endpoints out. Raises MapError if no table of a sane size fits."""
+    entries = _encode(endpoints, "lb_endpoint6")
+    for entry, endpoint in zip(entries, endpoints, strict=True):
+        entry["address"] = words_of(endpoint.family, endpoint.address)
+    words = _words(entries) if len(entries) else np.zeros((0, 4), np.uint64)
+    return _lay_out(entries, 2, lambda factors, bits: bucket6_of(words, factors, bits))
 
 
-def _backend_endpoints(
-    structure: Structure, indices: Mapping[BackendId, int], kind: int
-) -> list[Endpoint]:
-    """One for each nat backend's own address; of a shared one the lowest index speaks for all."""
-    lowest: dict[tuple[int, int, int], int] = {}
-    for identity in structure.backends:
-        if structure.modes[identity.service] is Mode.NAT:
-            protocol: Protocol = identity.service.protocol
-            place = (int(identity.backend.address), identity.backend.port, protocol.number)
-            index = indices[identity]
-            lowest[place] = min(index, lowest.get(place, index))
-    return [Endpoint(*place, kind, index) for place, index in sorted(lowest.items())]
-
-
-def _address_endpoints(structure: Structure, constants: Mapping[str, int]) -> list[Endpoint]:
-    bits: dict[IPv4Address, int] = {}
-    for key in structure.modes:
-        bits[key.vip] = constants["LB_ADDRESS_VIP"]
-    for address in structure.local_addresses:
-        bits[address] = bits.get(address, 0) | constants["LB_ADDRESS_LOCAL"]
-    kind = constants["LB_KIND_ADDRESS"]
-    return [Endpoint(int(address), 0, 0, kind, value) for address, value in sorted(bits.items())]
-
-
-def build_table(endpoints: list[Endpoint]) -> EndpointTable:
-    """Lay the endpoints out. Raises MapError if no table of a sane size fits."""
-    entries = _encode(endpoints)
-    keys = _keys(entries)
+def _lay_out(
+    entries: NDArray[np.void],
+    factors: int,
+    bucket: Callable[[tuple[int, ...], int], NDArray[np.intp]],
+) -> EndpointTable:
     depth = layout().constants["LB_BUCKET_ENTRIES"]
-    least = max(MIN_BUCKET_BITS, (len(endpoints) - 1).bit_length())
+    least = max(MIN_BUCKET_BITS, (len(entries) - 1).bit_length())
     for bits in range(least, _MAX_BUCKET_BITS + 1):
         for number in range(_FACTORS):
-            factor = _factor(number)
-            bucket = bucket_of(keys, factor, bits)
-            if np.bincount(bucket, minlength=1 << bits).max() <= depth:
-                return EndpointTable(factor, bits, _place(entries, bucket, 1 << bits))
-    raise MapError(f"{len(endpoints)} endpoints fit no table: a bug, please report")
+            tried = tuple(_factor(number * factors + n) for n in range(factors))
+            at = bucket(tried, bits)
+            if np.bincount(at, minlength=1 << bits).max() <= depth:
+                return EndpointTable(tried, bits, _place(entries, at, 1 << bits))
+    raise MapError(f"{len(entries)} endpoints fit no table: a bug, please report")
 
 
-def _encode(endpoints: list[Endpoint]) -> NDArray[np.void]:
-    entries: NDArray[np.void] = np.zeros(len(endpoints), layout().structs["lb_endpoint"])
+def _encode(endpoints: Collection[Endpoint], struct: str) -> NDArray[np.void]:
+    entries: NDArray[np.void] = np.zeros(len(endpoints), layout().structs[struct])
     for name in _FIELDS:
         entries[name] = [getattr(endpoint, name) for endpoint in endpoints]
     return entries
 
 
-def _keys(entries: NDArray[np.void]) -> _Keys:
-    """Return what the program compares: the first eight octets of each entry, as they lie."""
-    words = entries.view(np.uint64).reshape(len(entries), entries.dtype.itemsize // 8)
-    return words[:, 0]
+def _words(entries: NDArray[np.void]) -> Words:
+    """Return the entries as 64-bit words, as they lie: the key comes first."""
+    return entries.view(np.uint64).reshape(len(entries), entries.dtype.itemsize // 8)
 
 
 def _factor(number: int) -> int:
@@ -136,9 +116,21 @@ def _factor(number: int) -> int:
     return state ^ state >> 31 | 1
 
 
-def bucket_of(keys: _Keys, factor: int, bits: int) -> NDArray[np.intp]:
+def bucket_of(keys: Words, factor: int, bits: int) -> NDArray[np.intp]:
     """Return each key's bucket, as ``lb_bucket_of`` in C does."""
     return (keys * np.uint64(factor) >> np.uint64(64 - bits)).astype(np.intp)
+
+
+def bucket6_of(words: Words, factors: tuple[int, ...], bits: int) -> NDArray[np.intp]:
+    """Return each key's bucket, as ``lb_bucket6_of`` in C does; ``words`` are a key's first three.
+
+    ``factors`` are those of the address's upper and lower half.
+    """
+    high, low = np.uint64(factors[0]), np.uint64(factors[1])
+    mixed: Words = words[:, 0] ^ words[:, 2] * _MIX
+    hashed: Words = words[:, 1] * low + mixed * high
+    buckets: NDArray[np.intp] = (hashed >> np.uint64(64 - bits)).astype(np.intp)
+    return buckets
 
 
 def _place(entries: NDArray[np.void], bucket: NDArray[np.intp], buckets: int) -> NDArray[np.void]:
@@ -150,11 +142,43 @@ def _place(entries: NDArray[np.void], bucket: NDArray[np.intp], buckets: int) ->
     return table
 
 
+def build_filter(endpoints: Collection[Endpoint]) -> NDArray[np.uint64]:
+    """Return the filter: 64-bit words with a bit set for each address that is in a table."""
+    places = {(e.family, e.address) for e in endpoints if not e.is_mac}
+    bits = (len(places) * _FILTER_BITS_EACH - 1).bit_length() if places else 0
+    bits = min(max(bits, _MIN_FILTER_BITS), _MAX_FILTER_BITS)
+    words: NDArray[np.uint64] = np.zeros(1 << bits - 6, np.uint64)
+    for family, address in places:
+        bit = filter_bit(family, address, bits)
+        words[bit >> 6] |= np.uint64(1 << (bit & 63))
+    return words
+
+
+def filter_bit(family: int, address: int, bits: int) -> int:
+    """Return an address's place in the filter, as ``lb_may_be_ours`` in C does."""
+    octets = address.to_bytes(4 if family == 4 else 16)  # noqa: PLR2004 - the IP version
+    if family == 4:  # noqa: PLR2004 - the IP version
+        folded = int.from_bytes(octets, "little")
+    else:
+        folded = int.from_bytes(octets[:8], "little") + int.from_bytes(octets[8:], "little")
+    return (folded * int(_MIX) & _U64) >> (64 - bits)
+
+
 def read_table(entries: NDArray[np.void]) -> list[Endpoint]:
     """Return the endpoints of a table read back from the kernel, in no particular order."""
     flat = entries.reshape(-1)
     used = flat[flat["kind"] != layout().constants["LB_KIND_EMPTY"]]
-    return [Endpoint(*(int(entry[name]) for name in _FIELDS)) for entry in used]
+    return [_decode(entry) for entry in used]
+
+
+def _decode(entry: Any) -> Endpoint:
+    old = entry.dtype["address"].shape == ()
+    return Endpoint(
+        family=4 if old else 6,
+        address=int(entry["address"]) if old else int.from_bytes(entry["address"].tobytes()),
+        is_mac=int(entry["is_mac"]) if "is_mac" in entry.dtype.names else 0,
+        **{name: int(entry[name]) for name in _FIELDS},
+    )
 
 
 def mac_of(endpoint: Endpoint) -> bytes:

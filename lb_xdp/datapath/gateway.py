@@ -13,22 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from lb_xdp.core.desired import BackendId
-from lb_xdp.core.model import XdpMode
+from lb_xdp.core.desired import BackendId, Traits
+from lb_xdp.core.model import FlowTable, ServiceKey, XdpMode
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.snapshot import ProgramStatus, ReasonCount
 from lb_xdp.datapath import counters
 from lb_xdp.datapath.attach import Link, create_links, open_link
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
-from lb_xdp.datapath.generation import (
-    Generation,
-    build_generation,
-    open_generation,
-    prepare_generation,
-)
+from lb_xdp.datapath.compile import way_bits
+from lb_xdp.datapath.flows import Collected, collect
+from lb_xdp.datapath.generation import Generation, open_generation
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program
-from lb_xdp.datapath.maps import NAT_FLOWS, BpfMap, MapSpec, persistent_specs
+from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
+from lb_xdp.datapath.workshop import Workshop
 from lb_xdp.errors import MapError
 
 _log = logging.getLogger(__name__)
@@ -37,21 +35,32 @@ _log = logging.getLogger(__name__)
 class Datapath:
     """Open with ``open``; ``observe`` once, then ``apply`` plans. Closing leaves forwarding on."""
 
-    def __init__(self, pins: Pins, mode: XdpMode, *, replace: bool) -> None:
+    def __init__(
+        self, pins: Pins, mode: XdpMode, *, replace: bool, flow_entries: int = FlowTable().entries
+    ) -> None:
         self._pins = pins
+        self._flow_entries = flow_entries
         self._mode = mode
         self._replace = replace
         self._maps: dict[str, BpfMap] = {}
+        self._workshop = Workshop(self._maps)
         self._links: dict[str, Link] = {}
         self._generation: Generation | None = None
 
     @classmethod
     def open(
-        cls, gateway: str, mode: XdpMode, *, replace: bool = False, bpffs: Path | None = None
+        cls,
+        gateway: str,
+        mode: XdpMode,
+        *,
+        replace: bool = False,
+        bpffs: Path | None = None,
+        flow_entries: int = FlowTable().entries,
     ) -> Self:
         """Open the pins of a gateway, or make the persistent ones.
 
-        Raises MapError for pins of another layout unless ``replace`` says to take over.
+        ``flow_entries`` is the size of the flow table. Raises MapError for pins of another layout
+        unless ``replace`` says to take over.
         """
         pins = Pins(bpffs or find_bpffs(), gateway, layout().version)
         if pins.other_layouts() and not replace:
@@ -61,10 +70,10 @@ class Datapath:
                 "--replace` takes over without a gap and starts the counters at 0; "
                 f"`lb-xdp --name {gateway} detach` stops it and removes them"
             )
-        datapath = cls(pins, mode, replace=replace)
+        datapath = cls(pins, mode, replace=replace, flow_entries=flow_entries)
         pins.prepare()
         try:
-            for spec in persistent_specs():
+            for spec in persistent_specs(flow_entries, way_bits()):
                 datapath._maps[spec.name] = datapath._reopen_or_create(spec)
         except BaseException:
             datapath.close()
@@ -87,12 +96,14 @@ class Datapath:
 
     def close(self) -> None:
         """Close all descriptors. Pins stay, so forwarding goes on."""
+        self._workshop.close()
         for bpf_map in self._maps.values():
             bpf_map.close()
         for link in self._links.values():
             link.close()
         self._close_generation()
-        self._maps, self._links = {}, {}
+        self._maps.clear()
+        self._links = {}
 
     def observe(self) -> Observed:
         """Read what the kernel holds, and clear away what no interface can run any more.
@@ -149,7 +160,8 @@ class Datapath:
         found: list[Generation] = []
         for number in self._pins.generations():
             try:
-                found.append(open_generation(self._pins.generation(number), number))
+                folder = self._pins.generation(number)
+                found.append(open_generation(folder, number, self._maps["limits"]))
             except FileNotFoundError:
                 self._pins.remove_generation(number)  # cut off while it was being pinned
             except MapError:
@@ -170,9 +182,9 @@ class Datapath:
             self._generation = None
 
     def prepare(self, plan: Plan) -> None:
-        """Do the slow part of a plan, the compiler's, ahead; may run in any thread."""
+        """Do the slow part of a plan ahead: compiler, verifier, trial. May run in any thread."""
         if plan.build:
-            prepare_generation(plan)
+            self._workshop.prepare(plan)
 
     def apply(self, plan: Plan, observed: Observed) -> Observed:
         """Do what the plan says and return the new picture. Raises DatapathError.
@@ -213,11 +225,11 @@ class Datapath:
                 if record.reachable is reachable:
                     generation.write_record(identity, plan.indices[identity], record)
             if reachable:
-                for service, slots in plan.rings.items():
-                    generation.write_ring(service, slots)
+                for service, image in plan.rings.items():
+                    generation.write_ring(service, image)
 
     def _build_and_swap(self, plan: Plan) -> None:
-        counters.reset(self._maps["counts"], self._maps["nat_marks"], plan.fresh)
+        counters.reset(self._maps, plan.fresh)
         with ExitStack() as undo:
             built = self._build(plan, undo)
             self._attach(plan, built.program, undo)
@@ -227,9 +239,9 @@ class Datapath:
         self._generation = built
 
     def _build(self, plan: Plan, undo: ExitStack) -> Generation:
-        """Make a generation complete and pinned; nothing runs it yet."""
+        """Make a generation complete, tried and pinned; nothing runs it yet."""
         self._pins.remove_generation(plan.generation)
-        built = build_generation(plan, self._maps)
+        built = self._workshop.take(plan)
         undo.callback(built.close)
         undo.callback(self._pins.remove_generation, plan.generation)
         built.pin(self._pins.generation(plan.generation))
@@ -314,15 +326,42 @@ class Datapath:
         self, indices: Mapping[BackendId, int]
     ) -> dict[BackendId, counters.BackendCount]:
         """Return the counters of every backend."""
-        return counters.backend_counts(self._map("counts"), indices)
+        return counters.backend_counts(
+            self._map("counts"), self._map("active"), self._map("limits"), indices
+        )
 
     def reason_counts(self) -> tuple[ReasonCount, ...]:
         """Return how many packets ended with each reason."""
         return counters.reason_counts(self._map("reasons"))
 
-    def flow_usage(self) -> tuple[int, int]:
-        """Return how many flows are recorded, and how many can be."""
-        return counters.entries(self._map("nat_flows")), NAT_FLOWS
+    def collect(
+        self,
+        times: FlowTable,
+        services: Mapping[ServiceKey, Traits],
+        affinity_s: Mapping[ServiceKey, int],
+    ) -> Collected:
+        """Remove flow records that are over, and tell what is left; may run in any thread."""
+        if self._generation is None:
+            return Collected(0, {}, {}, 0)
+        return collect(
+            self._maps,
+            self._generation.maps["backends"],
+            times=times,
+            services=services,
+            affinity_s=affinity_s,
+        )
+
+    def flow_counts(self) -> tuple[int, int, int, int]:
+        """Return how many records were inserted and closed, and how many flows found no room.
+
+        The fourth is how many flows were placed anew because their backend was gone or down.
+        """
+        return counters.flow_counts(self._map("flow_counts"))
+
+    @property
+    def flow_capacity(self) -> int:
+        """Return how many flows can be recorded."""
+        return self._flow_entries
 
 
 def remove_pins(gateway: str, bpffs: Path | None = None) -> list[str]:

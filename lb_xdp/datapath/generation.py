@@ -1,4 +1,4 @@
-"""One generation: the maps that a structure is compiled into, and the program that reads them.
+"""One generation: the maps that a structure is compiled into, and the programs that read them.
 
 A generation is built completely, and pinned, before any interface runs it. Afterwards only rings
 and backend records change in it. The controller that starts next reads it back from its pins.
@@ -8,43 +8,69 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lb_xdp.core.desired import BackendId, BackendRecord, Structure
-from lb_xdp.core.model import BackendKey, Mode, Protocol, ServiceKey
-from lb_xdp.core.plan import NO_BACKEND, Observed, Plan, Slots
+from lb_xdp.core.model import Address, ServiceKey, TunnelSources
+from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.ring import RING_SLOTS
+from lb_xdp.core.settle import NO_BACKEND, RingImage
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.compile import Code, Parameters, compile_gateway, placeholder
+from lb_xdp.datapath.addresses import IPV4, from_words, to_words
+from lb_xdp.datapath.clock import jiffies_per_s
+from lb_xdp.datapath.compile import (
+    GENERAL,
+    Code,
+    Parameters,
+    compile_gateway,
+    features,
+    placeholder,
+)
 from lb_xdp.datapath.endpoints import (
     Endpoint,
     EndpointTable,
+    build_filter,
     build_table,
-    mac_of,
+    build_table6,
     read_table,
-    structure_endpoints,
 )
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program, load_program
-from lb_xdp.datapath.maps import BpfMap, Values, generation_specs
+from lb_xdp.datapath.maps import (
+    MAX_SNATS,
+    BpfMap,
+    TableShape,
+    Values,
+    generation_specs,
+    table_dtype,
+)
+from lb_xdp.datapath.records import encode_record, read_records, write_limit
+from lb_xdp.datapath.structure import read_endpoints, structure_endpoints
 from lb_xdp.errors import DatapathError, MapError
 
 _PROGRAM = "program"
+_IPV6_BITS = 128
+_WORD_BITS = 32
 
 
 @dataclass(slots=True)
 class Generation:
-    """An open generation. ``rings`` gives each service's index in the ring map."""
+    """An open generation. ``rings`` gives each service's index in the ring map.
+
+    ``limits`` is the gateway's, not the generation's: whoever opened it closes it.
+    """
 
     number: int
     maps: dict[str, BpfMap]
     program: Program
     rings: dict[ServiceKey, int]
+    limits: BpfMap
 
     def close(self) -> None:
         """Close all descriptors; what is pinned or attached lives on."""
@@ -52,7 +78,10 @@ class Generation:
         os.close(self.program.fd)
 
     def pin(self, folder: Path) -> None:
-        """Pin the maps first and the program last: a folder with a program is complete."""
+        """Pin the maps first and the program last: a folder with a program is complete.
+
+        The table of programs is pinned as well: unpinned it would be emptied with its last user.
+        """
         folder.mkdir(mode=0o700)
         for name, bpf_map in self.maps.items():
             bpf_map.pin(folder / name)
@@ -62,83 +91,154 @@ class Generation:
             raise DatapathError(f"{folder}: cannot be pinned: {error.strerror}") from error
 
     def write_record(self, identity: BackendId, index: int, record: BackendRecord) -> None:
-        """Write what the program needs to reach a backend."""
-        self.maps["backends"].write(index, _encode_record(identity, record))
+        """Write what the program needs to reach a backend, and what it allows it."""
+        write_limit(self.limits, index, record)
+        self.maps["backends"].write(index, encode_record(identity, record))
 
-    def write_ring(self, service: ServiceKey, slots: Slots) -> None:
+    def fill(self, plan: Plan, *, allow: bool = False) -> None:
+        """Write all records and rings of a plan; ``allow``: also what backends are allowed.
+
+        The latter is the gateway's, not the generation's: it waits until the plan is carried out.
+        """
+        for identity, record in plan.records.items():
+            if allow:
+                self.write_record(identity, plan.indices[identity], record)
+            else:
+                value = encode_record(identity, record)
+                self.maps["backends"].write(plan.indices[identity], value)
+        for service, image in plan.rings.items():
+            self.write_ring(service, image)
+
+    def write_ring(self, service: ServiceKey, image: RingImage) -> None:
         """Write a whole ring at once. A reader may see old and new slots mixed: all are valid."""
-        self.maps["rings"].write(self.rings[service], (np.append(slots, np.uint32(NO_BACKEND)),))
+        rings = self.maps["rings"]
+        value: Values = np.zeros(1, dtype=rings.spec.value)
+        held = rings.read(self.rings[service])
+        if held is not None:
+            value["head"]["turn"] = held["head"]["turn"]
+        value["head"]["unsettled_until_ns"] = image.unsettled_until_ns
+        value["head"]["affinity_s"] = image.affinity_s
+        value["slot"][0][:RING_SLOTS] = image.slots
+        value["slot"][0][RING_SLOTS] = NO_BACKEND
+        rings.write(self.rings[service], value)
 
     def observe(self) -> Observed:
         """Read everything back, as the controller's picture of the kernel."""
-        endpoints = _read_endpoints(self.maps["endpoints"])
-        modes = _read_modes(endpoints)
-        records, indices = _read_records(self.maps["backends"])
-        local = frozenset(
-            IPv4Address(e.address)
-            for e in endpoints
-            if e.kind == _constant("LB_KIND_ADDRESS") and e.index & _constant("LB_ADDRESS_LOCAL")
-        )
-        build = int(_element(self.maps["endpoints"], 0)["head"]["build"][0])
-        macs = frozenset(mac_of(e) for e in endpoints if e.is_mac)
-        structure = Structure(build, modes, frozenset(indices), local, macs)
+        records, indices = read_records(self.maps["backends"], self.limits)
+        structure = _read_structure(self.maps, frozenset(indices))
         rings = {service: self._read_ring(index) for service, index in self.rings.items()}
         return Observed(self.number, structure, indices, records, rings)
 
-    def _read_ring(self, index: int) -> Slots:
-        slots: Slots = _element(self.maps["rings"], index)["slot"][0][:RING_SLOTS]
-        return slots
+    def _read_ring(self, index: int) -> RingImage:
+        ring = _element(self.maps["rings"], index)[0]
+        return RingImage(
+            ring["slot"][:RING_SLOTS],
+            int(ring["head"]["unsettled_until_ns"]),
+            int(ring["head"]["affinity_s"]),
+        )
 
 
-def _constant(name: str) -> int:
-    return layout().constants[name]
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """All of a generation that does not need the kernel."""
+
+    rings: dict[ServiceKey, int]
+    table: EndpointTable
+    table6: EndpointTable
+    filter: NDArray[np.uint64]
+    code: Code
+
+    @property
+    def shape(self) -> TableShape:
+        """Return the sizes of the endpoint table."""
+        parameters = self.code.parameters
+        return TableShape(parameters.filter_bits, parameters.bucket_bits, parameters.bucket6_bits)
 
 
-def prepare_generation(plan: Plan) -> None:
-    """Compile what ``build_generation`` will need: blocks, but touches nothing, in any thread."""
-    _lay_out(plan)
-
-
-def _lay_out(plan: Plan) -> tuple[dict[ServiceKey, int], EndpointTable, Code]:
-    rings = {service: index for index, service in enumerate(sorted(plan.structure.modes))}
-    table = build_table(structure_endpoints(plan.structure, plan.indices, rings))
-    used = set(plan.structure.modes.values())
-    return (
-        rings,
-        table,
-        compile_gateway(Parameters(table.bucket_bits, Mode.NAT in used, Mode.DSR in used)),
+def draw(plan: Plan) -> Blueprint:
+    """Lay the tables out and compile the programs. Raises CompileError, MapError."""
+    rings = {service: index for index, service in enumerate(sorted(plan.structure.services))}
+    endpoints = structure_endpoints(plan.structure, plan.indices, rings)
+    table = build_table([e for e in endpoints if e.family == IPV4])
+    table6 = build_table6([e for e in endpoints if e.family != IPV4])
+    bits = build_filter(endpoints)
+    code = compile_gateway(
+        Parameters(
+            features(plan.structure),
+            filter_bits=(len(bits) * 64 - 1).bit_length(),
+            bucket_bits=table.bucket_bits,
+            bucket6_bits=table6.bucket_bits,
+            hz=jiffies_per_s(),
+        )
     )
+    return Blueprint(rings, table, table6, bits, code)
+
+
+def load_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
+    """Create a generation's maps and load its programs. Raises DatapathError.
+
+    Its rings and records are empty: ``fill`` writes them. Blocks as long as the compiler and the
+    verifier take.
+    """
+    blueprint = draw(plan)
+    with ExitStack() as undo:
+        maps: dict[str, BpfMap] = {}
+        for spec in generation_specs(len(blueprint.rings), blueprint.shape):
+            maps[spec.name] = undo.enter_context(BpfMap.create(spec))
+        maps["endpoints"].write(0, _encode_table(plan.structure, blueprint))
+        for number, address in enumerate(_by_family(plan.structure.snat_addresses)):
+            maps["snats"].write(number, (to_words(address), address.version, [0, 0, 0]))
+        program = load_programs(blueprint.code, {**maps, **persistent})
+        undo.pop_all()
+    return Generation(plan.generation, maps, program, blueprint.rings, persistent["limits"])
 
 
 def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
-    """Create, fill and load a new generation; nothing runs it yet. Raises DatapathError."""
-    rings, table, code = _lay_out(plan)
-    maps: dict[str, BpfMap] = {}
+    """Create, load and fill a generation; nothing runs it yet. Raises DatapathError."""
+    generation = load_generation(plan, persistent)
     try:
-        for spec in generation_specs(len(rings), 1 << table.bucket_bits):
-            maps[spec.name] = BpfMap.create(spec)
-        maps["endpoints"].write(0, _encode_table(maps["endpoints"], plan.structure, table))
-        everything = (*maps.items(), *persistent.items())
-        program = load_program(
-            code.instructions, {placeholder(name): bpf_map.fd for name, bpf_map in everything}
-        )
+        generation.fill(plan, allow=True)
     except BaseException:
-        _close(maps)
+        generation.close()
         raise
-    generation = Generation(plan.generation, maps, program, rings)
-    for identity, record in plan.records.items():
-        generation.write_record(identity, plan.indices[identity], record)
-    for service, slots in plan.rings.items():
-        generation.write_ring(service, slots)
     return generation
 
 
-def _encode_table(
-    endpoints: BpfMap, structure: Structure, table: EndpointTable
-) -> NDArray[np.void]:
-    value: NDArray[np.void] = np.zeros(1, dtype=endpoints.spec.value)
-    value["head"]["build"], value["head"]["factor"] = structure.build, table.factor
-    value["bucket"]["entry"] = table.entries
+def load_programs(code: Code, maps: Mapping[str, BpfMap]) -> Program:
+    """Load the programs onto maps; the general ones go into their table. Raises VerifierError."""
+    descriptors = {placeholder(name): bpf_map.fd for name, bpf_map in maps.items()}
+    for name, instructions in code.general.items():
+        program = load_program(instructions, descriptors, name)
+        try:
+            maps["programs"].write(layout().constants[GENERAL[name]], program.fd)
+        finally:
+            os.close(program.fd)
+    return load_program(code.gateway, descriptors)
+
+
+def _by_family(addresses: tuple[Address, ...]) -> list[Address]:
+    return sorted(addresses[:MAX_SNATS], key=lambda address: (address.version, int(address)))
+
+
+def _encode_table(structure: Structure, blueprint: Blueprint) -> NDArray[np.void]:
+    value: NDArray[np.void] = np.zeros(1, dtype=table_dtype(blueprint.shape))
+    head, shape = value["head"], blueprint.shape
+    sources, snats = structure.tunnel_sources, structure.snat_addresses
+    head["build"], head["factor"] = structure.build, blueprint.table.factors[0]
+    head["factor6_high"], head["factor6_low"] = blueprint.table6.factors
+    head["tunnel_source"] = int(sources.ipv4.network_address)
+    head["tunnel_host_mask"] = int(sources.ipv4.hostmask)
+    head["tunnel_source6"] = to_words(sources.ipv6.network_address)
+    host_bits = min(_IPV6_BITS - sources.ipv6.prefixlen, _WORD_BITS)
+    head["tunnel_host_mask6"], head["tunnel_prefix6"] = (1 << host_bits) - 1, sources.ipv6.prefixlen
+    head["gue_port"], head["flow_entries"] = structure.gue_port, structure.flow_entries
+    head["snats"] = sum(address.version == IPV4 for address in snats)
+    head["snats6"] = sum(address.version != IPV4 for address in snats)
+    head["filter_bits"], head["bucket_bits"] = shape.filter_bits, shape.bucket_bits
+    head["bucket6_bits"], head["hz"] = shape.bucket6_bits, blueprint.code.parameters.hz
+    value["filter"] = blueprint.filter
+    value["bucket"]["entry"] = blueprint.table.entries
+    value["bucket6"]["entry"] = blueprint.table6.entries
     return value
 
 
@@ -147,26 +247,39 @@ def _close(maps: Mapping[str, BpfMap]) -> None:
         bpf_map.close()
 
 
-def open_generation(folder: Path, number: int) -> Generation:
+def open_generation(folder: Path, number: int, limits: BpfMap) -> Generation:
     """Reopen a pinned generation. Raises MapError for another geometry, FileNotFoundError."""
     program_fd = syscall.open_pin(str(folder / _PROGRAM))
     program = Program(program_fd, syscall.program_info(program_fd).id)
     maps: dict[str, BpfMap] = {}
     try:
-        services, buckets = _geometry(folder)
-        for spec in generation_specs(services, buckets):
+        services, shape = _geometry(folder)
+        for spec in generation_specs(services, shape):
             maps[spec.name] = BpfMap.reopen(spec, folder / spec.name)
-        endpoints = _read_endpoints(maps["endpoints"])
+        found = read_endpoints(_read_tables(maps["endpoints"]))
     except BaseException:
         _close(maps)
         os.close(program_fd)
         raise
-    rings = {_service_key(e): e.index for e in endpoints if e.kind in _service_kinds()}
-    return Generation(number, maps, program, rings)
+    return Generation(number, maps, program, found.rings, limits)
 
 
-def _read_endpoints(endpoints: BpfMap) -> list[Endpoint]:
-    return read_table(_element(endpoints, 0)["bucket"]["entry"][0])
+def _geometry(folder: Path) -> tuple[int, TableShape]:
+    """Return what differs from generation to generation: services, and the table's shape."""
+    fd = syscall.open_pin(str(folder / "rings"))
+    services = syscall.map_info(fd).max_entries
+    os.close(fd)
+    fd = syscall.open_pin(str(folder / "endpoints"))
+    try:
+        raw = np.zeros(syscall.map_info(fd).value_size, np.uint8)
+        syscall.map_lookup(fd, np.zeros(1, np.uint32), raw)
+    finally:
+        os.close(fd)
+    dtype = layout().structs["lb_table_head"]
+    head = np.resize(raw, dtype.itemsize).view(dtype)[0]
+    bits = [int(head[name]) for name in ("filter_bits", "bucket_bits", "bucket6_bits")]
+    # Of another layout: reopening the map, of a shape that is possible, then says so.
+    return services, TableShape(*(min(max(bit, 6), 24) for bit in bits))
 
 
 def _element(bpf_map: BpfMap, index: int) -> Values:
@@ -177,71 +290,28 @@ def _element(bpf_map: BpfMap, index: int) -> Values:
     return value
 
 
-def _geometry(folder: Path) -> tuple[int, int]:
-    """Return the two sizes that differ from generation to generation: services and buckets."""
-    infos = []
-    for name in ("rings", "endpoints"):
-        fd = syscall.open_pin(str(folder / name))
-        infos.append(syscall.map_info(fd))
-        os.close(fd)
-    head, bucket = (layout().structs[name].itemsize for name in ("lb_table_head", "lb_bucket"))
-    return infos[0].max_entries, max((infos[1].value_size - head) // bucket, 1)
+def _read_tables(endpoints: BpfMap) -> list[Endpoint]:
+    table = _element(endpoints, 0)[0]
+    return [*read_table(table["bucket"]["entry"]), *read_table(table["bucket6"]["entry"])]
 
 
-def _service_kinds() -> dict[int, Mode]:
-    return {
-        _constant("LB_KIND_SERVICE_DSR"): Mode.DSR,
-        _constant("LB_KIND_SERVICE_NAT"): Mode.NAT,
-    }
-
-
-def _protocol(number: int) -> Protocol:
-    return next(protocol for protocol in Protocol if protocol.number == number)
-
-
-def _service_key(endpoint: Endpoint) -> ServiceKey:
-    return ServiceKey(IPv4Address(endpoint.address), endpoint.port, _protocol(endpoint.protocol))
-
-
-def _read_modes(endpoints: list[Endpoint]) -> dict[ServiceKey, Mode]:
-    kinds = _service_kinds()
-    return {_service_key(e): kinds[e.kind] for e in endpoints if e.kind in kinds}
-
-
-def _encode_record(identity: BackendId, record: BackendRecord) -> Values:
-    flags = _constant("LB_BACKEND_UP") * record.up
-    flags |= _constant("LB_BACKEND_SHARED") * record.shared
-    value = np.zeros((), dtype=layout().structs["lb_backend"])
-    value["address"], value["port"] = int(identity.backend.address), identity.backend.port
-    value["vip"], value["vip_port"] = int(identity.service.vip), identity.service.port
-    value["mac"], value["source_mac"] = list(record.mac), list(record.source_mac)
-    value["ifindex"], value["mtu"] = record.ifindex, min(record.mtu, 0xFFFF)
-    value["protocol"], value["flags"] = identity.service.protocol.number, flags
-    return value
-
-
-def _read_records(
-    backends: BpfMap,
-) -> tuple[dict[BackendId, BackendRecord], dict[BackendId, int]]:
-    keys, values = backends.read_all()
-    records, indices = {}, {}
-    for index in np.flatnonzero(values["address"]).tolist():
-        value = values[index]
-        service = ServiceKey(
-            IPv4Address(int(value["vip"])),
-            int(value["vip_port"]),
-            _protocol(int(value["protocol"])),
-        )
-        identity = BackendId(
-            service, BackendKey(IPv4Address(int(value["address"])), int(value["port"]))
-        )
-        indices[identity] = int(keys[index])
-        records[identity] = BackendRecord(
-            int(value["ifindex"]),
-            bytes(value["mac"].tolist()),
-            bytes(value["source_mac"].tolist()),
-            int(value["mtu"]),
-            up=bool(value["flags"] & _constant("LB_BACKEND_UP")),
-            shared=bool(value["flags"] & _constant("LB_BACKEND_SHARED")),
-        )
-    return records, indices
+def _read_structure(maps: Mapping[str, BpfMap], backends: frozenset[BackendId]) -> Structure:
+    head = _element(maps["endpoints"], 0)["head"][0]
+    found = read_endpoints(_read_tables(maps["endpoints"]))
+    host_bits = int(head["tunnel_host_mask"]).bit_length()
+    sources = TunnelSources(
+        IPv4Network((IPv4Address(int(head["tunnel_source"])), _WORD_BITS - host_bits)),
+        IPv6Network((IPv6Address(head["tunnel_source6"].tobytes()), int(head["tunnel_prefix6"]))),
+    )
+    snats = (_element(maps["snats"], n)[0] for n in range(int(head["snats"] + head["snats6"])))
+    return Structure(
+        build=int(head["build"]),
+        services=found.services,
+        backends=backends,
+        local_addresses=found.local_addresses,
+        macs=found.macs,
+        snat_addresses=tuple(from_words(snat["address"], int(snat["family"])) for snat in snats),
+        tunnel_sources=sources,
+        gue_port=int(head["gue_port"]),
+        flow_entries=int(head["flow_entries"]),
+    )

@@ -46,26 +46,28 @@ def load_program(
     descriptors: Mapping[int, int],
     name: str = PROGRAM_NAME,
     flags: int = syscall.PROG_FLAG_FRAGS,
+    kind: int = syscall.PROG_TYPE_XDP,
 ) -> Program:
-    """Load an XDP program. Raises VerifierError, PrivilegeError, UnsupportedError.
+    """Load a program. Raises VerifierError, PrivilegeError, UnsupportedError.
 
-    ``descriptors`` maps the placeholders of ``compile.placeholder`` onto open maps. The log costs
-    time and memory, so it is asked for only when the kernel has refused.
+    ``descriptors`` maps the placeholders of ``compile.placeholder`` onto open maps. ``kind`` is a
+    ``syscall.PROG_TYPE_*``. The log costs time and memory, so it is asked for only when the kernel
+    has refused.
     """
     code = put_descriptors(instructions, descriptors)
     try:
-        fd, _ = syscall.program_load(code, name, flags=flags)
+        fd, _ = syscall.program_load(code, name, flags=flags, kind=kind)
     except OSError as error:
         if error.errno == errno.EPERM:
             raise PrivilegeError("may not load BPF programs: run lb-xdp as root") from error
-        raise _refused(code, name, flags, error) from error
+        raise _refused(code, name, flags, kind, error) from error
     return Program(fd, syscall.program_info(fd).id)
 
 
-def _refused(code: bytes, name: str, flags: int, first: OSError) -> DatapathError:
+def _refused(code: bytes, name: str, flags: int, kind: int, first: OSError) -> DatapathError:
     log = ""
     try:
-        fd, _ = syscall.program_load(code, name, flags=flags, log_level=1)
+        fd, _ = syscall.program_load(code, name, flags=flags, log_level=1, kind=kind)
         os.close(fd)
     except OSError as error:
         log = "\n".join(getattr(error, "__notes__", []))

@@ -1,9 +1,10 @@
 """BPF maps: their geometry, declared once, and typed access to them.
 
-Two lifetimes. *Generation* maps (endpoints, rings, backends) are what a configuration's structure
-is compiled into; a new structure gets new ones. *Persistent* maps (counters, flows, devices) live
-as long as the gateway does. Every reopened pin is compared with its declaration before use: BCC's
-and libbpf's silence about a pin of another shape ends in corrupted memory.
+Two lifetimes. *Generation* maps (endpoints, rings, backends, the table of programs) are what a
+configuration's structure is compiled into; a new structure gets new ones. *Persistent* maps
+(counters, flows, devices) live as long as the gateway does. Every reopened pin is compared with its
+declaration before use: BCC's and libbpf's silence about a pin of another shape ends in corrupted
+memory.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ NAT_FLOWS = 131_072
 """Recorded nat flows: only shared backends and ones addressed directly need any."""
 
 MAX_DEVICES = 64
+MAX_SNATS = 256
+CLIENTS = 262_144
+"""Clients that affinity remembers."""
+
+FRAGMENTED = 16_384
+"""Fragmented packets under way at once."""
+
+NO_PREALLOC = 1
 
 Values = NDArray[Any]
 
@@ -55,31 +64,77 @@ def possible_cpus() -> int:
     return max(int(part.rsplit("-", 1)[-1]) for part in text.split(",")) + 1
 
 
-def generation_specs(services: int, buckets: int) -> tuple[MapSpec, ...]:
-    """Return the maps that belong to one generation."""
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """The sizes of an endpoint table, as powers of two; the filter's is in bits."""
+
+    filter_bits: int
+    bucket_bits: int
+    bucket6_bits: int
+
+
+def table_dtype(shape: TableShape) -> np.dtype[np.void]:
+    """Return ``struct lb_table`` of bpf/lb_maps.h."""
     structs = layout().structs
-    u32 = np.dtype(np.uint32)
-    head, bucket = structs["lb_table_head"], structs["lb_bucket"]
-    table = np.dtype([("head", head), ("bucket", bucket, (buckets,))])
-    ring = np.dtype([("slot", np.uint32, (RING_SLOTS + 1,))])
-    return (
-        MapSpec("endpoints", MapType.ARRAY, u32, table, 1),
-        MapSpec("rings", MapType.ARRAY, u32, ring, services),
-        MapSpec("backends", MapType.ARRAY, u32, structs["lb_backend"], INDICES),
+    return np.dtype(
+        [
+            ("head", structs["lb_table_head"]),
+            ("filter", np.uint64, (1 << shape.filter_bits - 6,)),
+            ("bucket", structs["lb_bucket"], (1 << shape.bucket_bits,)),
+            ("bucket6", structs["lb_bucket6"], (1 << shape.bucket6_bits,)),
+        ]
     )
 
 
-def persistent_specs() -> tuple[MapSpec, ...]:
-    """Return the maps that live as long as the gateway."""
+def ring_dtype() -> np.dtype[np.void]:
+    """Return ``struct lb_ring`` of bpf/lb_maps.h."""
+    head = layout().structs["lb_ring_head"]
+    return np.dtype({
+        "names": ["head", "slot"],
+        "formats": [head, (np.uint32, (RING_SLOTS + 1,))],
+        "itemsize": -(-(head.itemsize + 4 * (RING_SLOTS + 1)) // 8) * 8,
+    })  # fmt: skip
+
+
+def generation_specs(services: int, shape: TableShape) -> tuple[MapSpec, ...]:
+    """Return the maps that belong to one generation."""
+    structs = layout().structs
+    u32 = np.dtype(np.uint32)
+    return (
+        MapSpec("endpoints", MapType.ARRAY, u32, table_dtype(shape), 1),
+        MapSpec("rings", MapType.ARRAY, u32, ring_dtype(), services),
+        MapSpec("backends", MapType.ARRAY, u32, structs["lb_backend"], INDICES),
+        MapSpec("snats", MapType.ARRAY, u32, structs["lb_snat"], MAX_SNATS),
+        MapSpec("programs", MapType.PROG_ARRAY, u32, u32, layout().constants["LB_PROGRAMS"]),
+    )
+
+
+def persistent_specs(flow_entries: int, way_bits: int) -> tuple[MapSpec, ...]:
+    """Return the maps that live as long as the gateway.
+
+    What few gateways need takes memory only as it is used (NO_PREALLOC).
+    """
     structs = layout().structs
     u32 = np.dtype(np.uint32)
     reasons = len(layout().reasons)
-    flow_key, flow = structs["lb_nat_key"], structs["lb_nat_flow"]
+    array, per_cpu = MapType.ARRAY, MapType.PERCPU_ARRAY
+    key, fragment = structs["lb_flow_key"], structs["lb_fragment_key"]
+    hashed, lru = MapType.HASH, MapType.LRU_HASH
+    returns, bonds = structs["lb_return"], structs["lb_affinity"]
     return (
-        MapSpec("counts", MapType.PERCPU_ARRAY, u32, structs["lb_backend_count"], INDICES),
-        MapSpec("reasons", MapType.PERCPU_ARRAY, u32, np.dtype(np.uint64), reasons),
-        MapSpec("nat_flows", MapType.LRU_HASH, flow_key, flow, NAT_FLOWS),
-        MapSpec("nat_marks", MapType.ARRAY, u32, structs["lb_nat_mark"], INDICES),
+        MapSpec("counts", per_cpu, u32, structs["lb_backend_count"], INDICES),
+        MapSpec("reasons", per_cpu, u32, np.dtype(np.uint64), reasons),
+        MapSpec("flows", hashed, key, structs["lb_flow"], flow_entries),
+        MapSpec("flow_counts", per_cpu, u32, structs["lb_flow_count"], 1),
+        MapSpec("returns", hashed, key, returns, flow_entries, NO_PREALLOC),
+        MapSpec("affinities", hashed, key, bonds, CLIENTS, NO_PREALLOC),
+        MapSpec("limits", array, u32, structs["lb_limit"], INDICES),
+        MapSpec("active", array, u32, structs["lb_active"], INDICES),
+        MapSpec("nat_flows", lru, key, structs["lb_nat_flow"], NAT_FLOWS),
+        MapSpec("nat_marks", array, u32, structs["lb_nat_mark"], INDICES),
+        MapSpec("fragments", lru, fragment, structs["lb_fragment"], FRAGMENTED),
+        MapSpec("ways", array, u32, structs["lb_way"], possible_cpus() << way_bits),
+        MapSpec("budget", per_cpu, u32, structs["lb_budget"], 1),
         MapSpec("devices", MapType.DEVMAP_HASH, u32, u32, MAX_DEVICES),
     )
 
@@ -171,6 +226,11 @@ class BpfMap:
     def delete(self, key: object) -> bool:
         """Delete one element; False if there was none."""
         return syscall.map_delete(self.fd, self._key(key))
+
+    def take(self, key: object) -> Values | None:
+        """Delete one element of a hash and return what it last held; None if there was none."""
+        data = np.zeros(1, dtype=self.spec.value)
+        return data if syscall.map_take(self.fd, self._key(key), data) else None
 
     def read_all(self, limit: int | None = None) -> tuple[Values, Values]:
         """Return keys and values by batches; per-CPU values have shape (n, CPUs).

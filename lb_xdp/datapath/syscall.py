@@ -34,7 +34,9 @@ class Command(IntEnum):
     OBJ_GET = 7
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
+    MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    MAP_LOOKUP_AND_DELETE_ELEM = 21
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
     LINK_UPDATE = 29
@@ -46,10 +48,12 @@ class Command(IntEnum):
 class MapType(IntEnum):
     """``enum bpf_map_type``, as far as used."""
 
+    HASH = 1
     ARRAY = 2
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LRU_HASH = 9
+    LPM_TRIE = 11
     DEVMAP_HASH = 25
 
 
@@ -60,6 +64,7 @@ class XdpFlag(IntFlag):
     NATIVE = 4
 
 
+PROG_TYPE_TC = 3
 PROG_TYPE_XDP = 6
 ATTACH_TYPE_XDP = 37
 LINK_TYPE_XDP = 6
@@ -176,6 +181,15 @@ def map_delete(fd: int, key: NDArray[np.generic]) -> bool:
     return True
 
 
+def map_take(fd: int, key: NDArray[np.generic], value: NDArray[np.generic]) -> bool:
+    """Delete one element and read its last value, atomically; False if there is none."""
+    try:
+        _element(Command.MAP_LOOKUP_AND_DELETE_ELEM, fd, key, value)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def map_lookup_batch(
     fd: int,
     keys: NDArray[np.generic],
@@ -212,15 +226,20 @@ def map_lookup_batch(
 
 
 def program_load(
-    instructions: bytes, name: str, *, flags: int = 0, log_level: int = 0
+    instructions: bytes,
+    name: str,
+    *,
+    flags: int = 0,
+    log_level: int = 0,
+    kind: int = PROG_TYPE_XDP,
 ) -> tuple[int, str]:
-    """Load an XDP program; returns its descriptor and the verifier's log (empty at level 0)."""
+    """Load a program; returns its descriptor and the verifier's log (empty at level 0)."""
     log = ctypes.create_string_buffer(_LOG_BYTES if log_level else 1)
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
     attributes = struct.pack(
         "=IIQQIIQII",
-        PROG_TYPE_XDP,
+        kind,
         len(instructions) // 8,
         _address(code),
         _address(licence),
@@ -230,7 +249,9 @@ def program_load(
         0,
         flags,
     )
-    attributes += _name(name) + struct.pack("=II", 0, ATTACH_TYPE_XDP)
+    attributes += _name(name) + struct.pack(
+        "=II", 0, ATTACH_TYPE_XDP if kind == PROG_TYPE_XDP else 0
+    )
     try:
         fd = _bpf(Command.PROG_LOAD, attributes)
     except OSError as error:
@@ -304,6 +325,11 @@ def program_open(program_id: int) -> int:
     return _bpf(Command.PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
 
 
+def map_open(map_id: int) -> int:
+    """Open a map by its id."""
+    return _bpf(Command.MAP_GET_FD_BY_ID, struct.pack("=III", map_id, 0, 0))
+
+
 def link_open(link_id: int) -> int:
     """Open a link by its id."""
     return _bpf(Command.LINK_GET_FD_BY_ID, struct.pack("=III", link_id, 0, 0))
@@ -338,9 +364,9 @@ def link_detach(link_fd: int) -> None:
 
 
 def program_test_run(
-    program_fd: int, packet: bytes, *, ifindex: int, repeat: int = 1, queue: int = 0
+    program_fd: int, packet: bytes, *, ifindex: int | None, repeat: int = 1, queue: int = 0
 ) -> TestRun:
-    """Run an XDP program on one packet, as if it came by ``ifindex``.
+    """Run a program on one packet, as if it came by ``ifindex``; None is loopback (XDP and tc).
 
     The kernel does not restore the packet between repetitions, and maps are really changed.
     """
@@ -348,7 +374,7 @@ def program_test_run(
     out_bytes = len(packet) + 512
     data_out = ctypes.create_string_buffer(out_bytes)
     context = ctypes.create_string_buffer(
-        struct.pack("=6I", 0, len(packet), 0, ifindex, queue, 0), 24
+        struct.pack("=6I", 0, len(packet), 0, ifindex or 0, queue, 0), 24
     )
     attributes = ctypes.create_string_buffer(
         struct.pack(
@@ -361,9 +387,9 @@ def program_test_run(
             _address(data_out),
             repeat,
             0,
-            24,
+            0 if ifindex is None else 24,
             0,
-            _address(context),
+            0 if ifindex is None else _address(context),
             0,
             0,
             0,
@@ -375,3 +401,34 @@ def program_test_run(
     action, _, size = struct.unpack_from("=III", attributes, 4)
     duration = struct.unpack_from("=I", attributes, 36)[0]
     return TestRun(action, data_out.raw[:size], duration)
+
+
+def program_send(
+    program_fd: int, packet: bytes, *, ifindex: int, repeat: int, batch: int = 64
+) -> None:
+    """Run a program on copies of a packet that the kernel really treats as the program says.
+
+    They seem to come by ``ifindex``; what gets XDP_TX is sent by it. Copies are used again as they
+    come back, with whatever was written into them.
+    """
+    data_in = ctypes.create_string_buffer(packet, len(packet))
+    context = ctypes.create_string_buffer(struct.pack("=6I", 0, len(packet), 0, ifindex, 0, 0), 24)
+    attributes = struct.pack(
+        "=IIIIQQIIIIQQIII4x",
+        program_fd,
+        0,
+        len(packet),
+        0,
+        _address(data_in),
+        0,
+        repeat,
+        0,
+        24,
+        0,
+        _address(context),
+        0,
+        TEST_RUN_LIVE_FRAMES,
+        0,
+        batch,
+    )
+    _bpf(Command.PROG_TEST_RUN, attributes)

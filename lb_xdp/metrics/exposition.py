@@ -7,7 +7,7 @@ samples of a scrape agree with each other. Labels are bounded by the configurati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from lb_xdp.core.snapshot import BackendStatus, Snapshot, State
+from lb_xdp.core.snapshot import BackendStatus, FlowTableStatus, Snapshot, State
 
 BACKEND_LABELS = ("service", "backend")
 
@@ -54,12 +54,12 @@ BACKEND_COUNTERS = (
     ),
     _BackendMetric(
         "lb_xdp_backend_reply_packets",
-        "Replies of the backend that came back through the gateway (mode nat).",
+        "Replies of the backend that came back through the gateway (nat and fullnat).",
         attrgetter("reply_packets"),
     ),
     _BackendMetric(
         "lb_xdp_backend_reply_bytes",
-        "Bytes of the backend's replies through the gateway (mode nat).",
+        "Bytes of the backend's replies through the gateway (nat and fullnat).",
         attrgetter("reply_bytes"),
     ),
 )
@@ -155,6 +155,7 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
         for labels, backend in rows:
             gauge.add_metric(labels, spec.value(backend))
         yield gauge
+    yield from _connections(rows)
     states = GaugeMetricFamily(
         "lb_xdp_backend_state",
         "1 for the state that the backend is in, 0 for every other state.",
@@ -164,6 +165,27 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
         for state in State:
             states.add_metric((*labels, state.value), float(backend.state is state))
     yield states
+
+
+def _connections(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Iterator[Metric]:
+    """Yield what is known of services that record flows or count connections."""
+    recorded = GaugeMetricFamily(
+        "lb_xdp_backend_recorded_flows",
+        "Flow records that name the backend, at the last look.",
+        labels=BACKEND_LABELS,
+    )
+    connections = GaugeMetricFamily(
+        "lb_xdp_backend_connections",
+        "Connections of the backend, where its service counts them: exact in nat and fullnat, "
+        "an estimate in dsr, ipip and gue.",
+        labels=BACKEND_LABELS,
+    )
+    for labels, backend in rows:
+        recorded.add_metric(labels, backend.recorded)
+        if backend.connections is not None:
+            connections.add_metric(labels, backend.connections)
+    yield recorded
+    yield connections
 
 
 def _service_backends(snapshot: Snapshot) -> Metric:
@@ -200,13 +222,37 @@ def _datapath(snapshot: Snapshot) -> Iterator[Metric]:
         labels = (program.interface, program.mode, str(program.id), snapshot.version)
         info.add_metric(labels, {})
     yield info
+    yield from _flow_table(datapath.flow_table)
+
+
+def _flow_table(flows: FlowTableStatus) -> Iterator[Metric]:
+    """Yield how full the flow table is and what happened to its records."""
     yield GaugeMetricFamily(
-        "lb_xdp_flow_table_entries", "Flows recorded now.", value=datapath.flow_entries
+        "lb_xdp_flow_table_entries", "Flows recorded, at the last look.", value=flows.entries
     )
     yield GaugeMetricFamily(
         "lb_xdp_flow_table_capacity",
-        "Flows that can be recorded before the oldest are evicted.",
-        value=datapath.flow_capacity,
+        "Flows that can be recorded at the same time; none is evicted for another.",
+        value=flows.capacity,
+    )
+    yield CounterMetricFamily(
+        "lb_xdp_flow_table_inserts", "Flow records made or replaced.", value=flows.inserted
+    )
+    ended = CounterMetricFamily(
+        "lb_xdp_flow_table_ended",
+        "Flow records that ended: closed by FIN or RST, expired in silence.",
+        labels=("how",),
+    )
+    ended.add_metric(("closed",), flows.closed)
+    ended.add_metric(("expired",), flows.expired)
+    yield ended
+    yield CounterMetricFamily(
+        "lb_xdp_flow_table_full", "Flows that found no room for a record.", value=flows.full
+    )
+    yield CounterMetricFamily(
+        "lb_xdp_flow_table_rehashed",
+        "Recorded flows that were given another backend because theirs was gone or down.",
+        value=flows.rehashed,
     )
 
 

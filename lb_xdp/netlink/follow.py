@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Final, Self
 
+from lb_xdp.core.model import Address
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import InterfaceError, NetlinkError
 from lb_xdp.netlink.messages import HopKey, Route
@@ -67,8 +67,8 @@ class Follower:
         self._events = Events(event_buffer_bytes)
         self._view = View()
         self._topology = Topology()
-        self._targets: frozenset[IPv4Address] = frozenset()
-        self._dirty: set[IPv4Address] = set()
+        self._targets: frozenset[Address] = frozenset()
+        self._dirty: set[Address] = set()
         self._lookup = asyncio.Lock()
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
@@ -125,7 +125,7 @@ class Follower:
         self._events.close()
         self._questions.close()
 
-    async def set_targets(self, targets: Collection[IPv4Address]) -> None:
+    async def set_targets(self, targets: Collection[Address]) -> None:
         """Follow these addresses from now on, and no others.
 
         On return ``topology`` has their routes, and those MACs that the kernel knew already; the
@@ -147,7 +147,7 @@ class Follower:
         self._names = frozenset(names)
         self._publish()
 
-    async def settle(self, timeout_s: float) -> frozenset[IPv4Address]:
+    async def settle(self, timeout_s: float) -> frozenset[Address]:
         """Wait until every target has a MAC, at most ``timeout_s``; return those without one."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -204,7 +204,7 @@ class Follower:
         async with self._lookup:
             dirty = self._dirty & self._targets
             self._dirty.clear()
-            found: dict[IPv4Address, Route | None] = {}
+            found: dict[Address, Route | None] = {}
             try:
                 for target in dirty:
                     found[target] = await self._questions.find_route(target)

@@ -1,20 +1,20 @@
 """Reads the kernel's per-interface switches that decide whether it forwards what we hand it.
 
-Owns /proc/sys/net/ipv4/conf of the current network namespace, reading only, and the sentences that
-tell an operator what to change. Refuses to change a switch itself: that is the host's owner's.
+Owns /proc/sys/net/ipv4 and ipv6 of the current network namespace, reading only, and the sentences
+that tell an operator what to change. Refuses to change a switch itself: that is the host's owner's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from lb_xdp.core.model import Mode, Service
+from lb_xdp.core.model import IPV4, IPV6, Address, Service
 from lb_xdp.errors import InterfaceError
 
 CONF: Final = Path("/proc/sys/net/ipv4/conf")
+CONF6: Final = Path("/proc/sys/net/ipv6/conf")
 
 STRICT: Final = 1
 """``rp_filter``: a source must be routed out of the interface that it came in by (RFC 3704)."""
@@ -26,6 +26,18 @@ def forwarding_enabled(interface: str, *, conf: Path = CONF) -> bool:
     Raises ``InterfaceError`` where there is no such interface.
     """
     return _read(conf, interface, "forwarding") != 0
+
+
+def ipv6_forwarding_enabled(*, conf: Path = CONF6) -> bool:
+    """Say whether the kernel routes IPv6 packets.
+
+    Unlike IPv4 it has one switch for all interfaces: the others only make each act as a router's
+    (ip6_forward() in net/ipv6/ip6_output.c reads ``all``). False without IPv6 in the kernel.
+    """
+    try:
+        return _read(conf, "all", "forwarding") != 0
+    except InterfaceError:
+        return False
 
 
 def accept_local(interface: str, *, conf: Path = CONF) -> bool:
@@ -50,20 +62,50 @@ def forwarding_remedy(interface: str) -> str:
     return _sysctl(interface, "forwarding", 1)
 
 
+def forwarding_obstacles(
+    services: Iterable[Service],
+    interfaces: Iterable[str],
+    *,
+    conf: Path = CONF,
+    conf6: Path = CONF6,
+) -> list[str]:
+    """Return what keeps the kernel from routing the replies of ``services``, each with its remedy.
+
+    Only nat and fullnat are concerned: the replies that the program has translated are sent by the
+    kernel's routing. Raises ``InterfaceError`` where one of ``interfaces`` does not exist.
+    """
+    modes = {service.vip.version: service.mode for service in services if service.mode.translates}
+    obstacles = [
+        f"mode: {modes[IPV4]} needs IPv4 forwarding on {interface}: {forwarding_remedy(interface)}"
+        for interface in interfaces
+        if IPV4 in modes and not forwarding_enabled(interface, conf=conf)
+    ]
+    if IPV6 in modes and not ipv6_forwarding_enabled(conf=conf6):
+        obstacles.append(
+            f"mode: {modes[IPV6]} needs IPv6 forwarding: sysctl -w net.ipv6.conf.all.forwarding=1 "
+            "(and accept_ra=2 on interfaces whose routes come from router advertisements)"
+        )
+    return obstacles
+
+
 def host_notices(
     services: Iterable[Service],
     interfaces: Collection[str],
-    local_addresses: Collection[IPv4Address],
+    local_addresses: Collection[Address],
     *,
     conf: Path = CONF,
 ) -> tuple[str, ...]:
     """Return what on this host stands in the way of ``services``, each with its remedy.
 
-    Only nat mode is concerned: there, replies whose source has become the VIP pass the kernel's
-    source address checks (fib_validate_source() in net/ipv4/fib_frontend.c) when it routes them.
+    Only nat and fullnat of IPv4 are concerned: there, replies whose source has become the VIP pass
+    the kernel's source address checks (fib_validate_source() in net/ipv4/fib_frontend.c) when it
+    routes them. IPv6 has no such checks.
     Raises ``InterfaceError`` where one of ``interfaces`` does not exist.
     """
-    vips = sorted({service.vip for service in services if service.mode is Mode.NAT})
+    vips = sorted(
+        {s.vip for s in services if s.mode.translates and s.vip.version == IPV4},
+        key=int,
+    )
     if not vips:
         return ()
     local_vips = [str(vip) for vip in vips if vip in local_addresses]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
+
+from lb_xdp.core.model import Address
 
 IFF_UP: Final = 0x1
 IFF_RUNNING: Final = 0x40
@@ -24,8 +26,11 @@ RTN_UNICAST: Final = 1
 
 NO_MAC: Final = bytes(6)
 
-HopKey = tuple[int, IPv4Address]
-"""What makes a neighbour unique: interface index and address."""
+HopKey = tuple[int, Address]
+"""What makes a neighbour unique: interface index and address.
+
+A link-local address is unique together with the index only. No address here has a zone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class LocalAddress:
     """An address of this host was added (``present``) or removed."""
 
     ifindex: int
-    address: IPv4Address
+    address: Address
     present: bool
 
 
@@ -60,7 +65,7 @@ class Neighbour:
     """A neighbour entry. ``state`` is one NUD_ value; ``mac`` is None where the kernel has none."""
 
     ifindex: int
-    address: IPv4Address
+    address: Address
     state: int
     mac: bytes | None
 
@@ -72,26 +77,33 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class RoutesChanged:
-    """Lookups within ``prefix`` may answer differently now; rules change all of them."""
+    """Lookups within ``prefix`` may answer differently now; rules change all of a family."""
 
-    prefix: IPv4Network
+    prefix: IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The answer to a route lookup for one address: the way out, and the gateway if any."""
+    """The answer to a route lookup for one address: the way out, and the gateway if any.
+
+    The gateway of an IPv4 route may be an IPv6 one (RFC 5549): neighbour discovery finds its MAC.
+    """
 
     ifindex: int
-    gateway: IPv4Address | None
+    gateway: Address | None
 
 
 Event = Link | LinkGone | LocalAddress | Neighbour | RoutesChanged
 
-EVERYWHERE: Final = IPv4Network("0.0.0.0/0")
+EVERYWHERE: Final[dict[int, IPv4Network | IPv6Network]] = {
+    socket.AF_INET: IPv4Network("0.0.0.0/0"),
+    socket.AF_INET6: IPv6Network("::/0"),
+}
+"""All addresses of each family that is followed."""
 
 
 def parse_event(message: Any) -> Event | None:
-    """Translate one pyroute2 message; None for those that say nothing about IPv4 forwarding."""
+    """Translate one pyroute2 message; None for those that say nothing about IP forwarding."""
     parser = _PARSERS.get(message.get("event"))
     return parser(message) if parser else None
 
@@ -99,12 +111,13 @@ def parse_event(message: Any) -> Event | None:
 def parse_route(message: Any) -> Route | None:
     """Translate the answer to a lookup; None where no packet would leave the host by Ethernet.
 
-    That is: addresses of this host, broadcast, and routes through an IPv6 gateway (RTA_VIA).
+    That is: addresses of this host, broadcast, multicast and anycast.
     """
-    if message["type"] != RTN_UNICAST or message.get("via") is not None:
+    if message["type"] != RTN_UNICAST:
         return None
-    gateway = message.get("gateway")
-    return Route(message.get("oif"), IPv4Address(gateway) if gateway else None)
+    via = message.get("via")  # RTA_VIA: a gateway of another family than the route's
+    gateway = via["addr"] if via is not None else message.get("gateway")
+    return Route(message.get("oif"), ip_address(gateway) if gateway else None)
 
 
 def _parse_link(message: Any) -> Link | LinkGone | None:
@@ -119,33 +132,35 @@ def _parse_link(message: Any) -> Link | LinkGone | None:
 
 
 def _parse_address(message: Any) -> LocalAddress | None:
-    # On a point-to-point interface "address" is the peer's; "local" is always ours.
-    if message["family"] != socket.AF_INET:
+    # On a point-to-point interface "address" is the peer's and "local" ours. IPv6 gives "local"
+    # only there, IPv4 always.
+    if message["family"] not in EVERYWHERE:
         return None
     present = message["event"] == "RTM_NEWADDR"
-    return LocalAddress(message["index"], IPv4Address(message.get("local")), present)
+    ours = message.get("local") or message.get("address")
+    return LocalAddress(message["index"], ip_address(ours), present)
 
 
 def _parse_neighbour(message: Any) -> Neighbour | None:
-    if message["family"] != socket.AF_INET:
+    if message["family"] not in EVERYWHERE:  # a bridge tells of its forwarding table, too
         return None
     gone = message["event"] == "RTM_DELNEIGH"
     state = NUD_NONE if gone else message["state"]
     mac = None if gone else _parse_mac(message.get("lladdr"))
-    return Neighbour(message["ifindex"], IPv4Address(message.get("dst")), state, mac)
+    return Neighbour(message["ifindex"], ip_address(message.get("dst")), state, mac)
 
 
 def _parse_route_change(message: Any) -> RoutesChanged | None:
-    if message["family"] != socket.AF_INET:
-        return None
+    everywhere = EVERYWHERE.get(message["family"])
     destination = message.get("dst")
-    if destination is None:
-        return RoutesChanged(EVERYWHERE)
-    return RoutesChanged(IPv4Network((destination, message["dst_len"])))
+    if everywhere is None or destination is None:
+        return RoutesChanged(everywhere) if everywhere else None
+    return RoutesChanged(ip_network(f"{destination}/{message['dst_len']}"))
 
 
-def _parse_rule(_message: Any) -> RoutesChanged:
-    return RoutesChanged(EVERYWHERE)
+def _parse_rule(message: Any) -> RoutesChanged | None:
+    everywhere = EVERYWHERE.get(message["family"])
+    return RoutesChanged(everywhere) if everywhere else None
 
 
 def _parse_mac(text: str | None) -> bytes | None:

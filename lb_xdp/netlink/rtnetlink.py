@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
 from typing import Final
 
 from pyroute2 import AsyncIPRoute
@@ -20,6 +19,7 @@ from pyroute2.netlink import rtnl
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 from pyroute2.netlink.exceptions import NetlinkError as KernelError
 
+from lb_xdp.core.model import IPV6, Address
 from lb_xdp.errors import NetlinkError
 from lb_xdp.netlink.messages import NUD_NONE, Event, HopKey, Route, parse_event, parse_route
 
@@ -31,6 +31,9 @@ _GROUPS: Final = (
     | rtnl.RTMGRP_IPV4_IFADDR
     | rtnl.RTMGRP_IPV4_ROUTE
     | rtnl.RTMGRP_IPV4_RULE
+    | rtnl.RTMGRP_IPV6_IFADDR
+    | rtnl.RTMGRP_IPV6_ROUTE
+    | rtnl.RTMGRP_IPV6_RULE
 )
 
 # A dump that changes underneath is void (NLM_F_DUMP_INTR) and read again. Under a storm of changes
@@ -56,7 +59,7 @@ class Questions:
         self._route.close()
 
     async def read_all(self) -> list[Event]:
-        """Return every link, IPv4 address and IPv4 neighbour. Raises ``NetlinkError``."""
+        """Return every link, address and neighbour, of both families. Raises ``NetlinkError``."""
         for _ in range(_DUMP_ATTEMPTS):
             try:
                 with _translated("reading interfaces, addresses and neighbours"):
@@ -68,16 +71,16 @@ class Questions:
     async def _dump(self) -> list[Event]:
         # One after the other: the kernel refuses a second dump on a socket while one is under way.
         links = [message async for message in await self._route.link("dump")]
-        addresses = [m async for m in await self._route.addr("dump", family=socket.AF_INET)]
-        neighbours = [m async for m in await self._route.neigh("dump", family=socket.AF_INET)]
+        addresses = [m async for m in await self._route.addr("dump", family=socket.AF_UNSPEC)]
+        neighbours = [m async for m in await self._route.neigh("dump", family=socket.AF_UNSPEC)]
         events = map(parse_event, [*links, *addresses, *neighbours])
         return [event for event in events if event is not None]
 
-    async def find_route(self, target: IPv4Address) -> Route | None:
+    async def find_route(self, target: Address) -> Route | None:
         """Look up the way to ``target`` as ``ip route get`` does; None where there is none."""
         with _translated(f"looking up the route to {target}"):
             try:
-                answers = await self._route.route("get", dst=str(target))
+                answers = await self._route.route("get", family=_family(target), dst=str(target))
             except KernelError:
                 # unreachable, prohibit, blackhole, no route: each has its errno, all mean the same.
                 return None
@@ -86,14 +89,15 @@ class Questions:
     async def use_neighbour(self, hop: HopKey) -> None:
         """Make the kernel resolve or confirm a neighbour, as a packet to it would.
 
-        NTF_USE is neigh_event_send() in net/core/neighbour.c: an unknown or failed entry sends ARP
-        at once, a stale one after delay_first_probe_time (5 s), a good one nothing.
+        NTF_USE is neigh_event_send() in net/core/neighbour.c: an unknown or failed entry sends ARP,
+        or a neighbour solicitation (IPv6), at once, a stale one after delay_first_probe_time (5 s),
+        a good one nothing.
         """
         ifindex, address = hop
         with _translated(f"asking for the MAC of {address}"):
             await self._route.neigh(
                 "replace",
-                family=socket.AF_INET,
+                family=_family(address),
                 ifindex=ifindex,
                 dst=str(address),
                 state=NUD_NONE,
@@ -128,6 +132,10 @@ class Events:
                     event = parse_event(message)
                     if event is not None:
                         yield event
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
 
 
 class _InterruptedError(NetlinkError):

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv6Network
 
+from lb_xdp.core.model import Address
 from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.netlink.messages import (
     NO_MAC,
@@ -31,6 +32,7 @@ from lb_xdp.netlink.messages import (
     RoutesChanged,
 )
 
+_LINK_LOCAL = IPv6Network("fe80::/10")
 _UNANSWERED = (NUD_NONE, NUD_INCOMPLETE, NUD_FAILED)
 
 
@@ -45,10 +47,10 @@ class View:
     links: dict[int, Link] = field(default_factory=dict)
     addresses: set[HopKey] = field(default_factory=set)
     neighbours: dict[HopKey, Neighbour] = field(default_factory=dict)
-    routes: dict[IPv4Address, Route | None] = field(default_factory=dict)
+    routes: dict[Address, Route | None] = field(default_factory=dict)
     hops: frozenset[HopKey] = frozenset()
 
-    def apply(self, event: Event) -> Iterable[IPv4Address]:
+    def apply(self, event: Event) -> Iterable[Address]:
         """Take one event in; return the targets whose route must be looked up again."""
         match event:
             case RoutesChanged(prefix):
@@ -79,7 +81,7 @@ class View:
             if key in former and key[0] in self.links:
                 self.neighbours[key] = replace(former[key], state=NUD_NONE)
 
-    def set_routes(self, routes: dict[IPv4Address, Route | None]) -> None:
+    def set_routes(self, routes: dict[Address, Route | None]) -> None:
         """Take over lookups; targets that are not in ``routes`` are no longer followed."""
         self.routes = routes
         self.hops = frozenset(
@@ -97,7 +99,7 @@ class View:
                 if link.name in names
             },
             next_hops=dict(self._next_hops()),
-            local_addresses=frozenset(address for _, address in self.addresses),
+            local_addresses=frozenset(a for _, a in self.addresses if a not in _LINK_LOCAL),
         )
 
     def unanswered(self) -> list[HopKey]:
@@ -112,7 +114,7 @@ class View:
         known = self.neighbours.get(key)
         return known.state if known else NUD_NONE
 
-    def _next_hops(self) -> Iterator[tuple[IPv4Address, NextHop]]:
+    def _next_hops(self) -> Iterator[tuple[Address, NextHop]]:
         for target, route in self.routes.items():
             if route is None or route.ifindex not in self.links:
                 continue
@@ -128,13 +130,14 @@ class View:
                 ),
             )
 
-    def _apply_link(self, link: Link) -> Iterable[IPv4Address]:
-        # IPv4 routes of an interface that goes down vanish without a message of their own.
+    def _apply_link(self, link: Link) -> Iterable[Address]:
+        # Routes of an interface that goes down vanish without a message of their own: those of IPv4
+        # always, those of IPv6 where net.ipv6.route.skip_notify_on_dev_down is set.
         former = self.links.get(link.index)
         self.links[link.index] = link
         return self.routes if former is None or former.up != link.up else ()
 
-    def _forget_link(self, index: int) -> Iterable[IPv4Address]:
+    def _forget_link(self, index: int) -> Iterable[Address]:
         self.links.pop(index, None)
         self.addresses = {key for key in self.addresses if key[0] != index}
         self.neighbours = {k: v for k, v in self.neighbours.items() if k[0] != index}

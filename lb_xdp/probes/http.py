@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import HealthCheck, StatusRange
+from lb_xdp.core.model import Address, HealthCheck, StatusRange, format_endpoint
 from lb_xdp.probes.attempt import Clock, ProbeFailedError, attempt, describe
 
 BODY_LIMIT_BYTES: Final = 64 * 1024
@@ -37,7 +36,7 @@ def make_session() -> aiohttp.ClientSession:
 
 async def probe_http(
     check: HealthCheck,
-    address: IPv4Address,
+    address: Address,
     port: int,
     clock: Clock,
     session: aiohttp.ClientSession,
@@ -62,13 +61,14 @@ async def probe_http(
 
 
 async def _get(
-    check: HealthCheck, address: IPv4Address, port: int, session: aiohttp.ClientSession
+    check: HealthCheck, address: Address, port: int, session: aiohttp.ClientSession
 ) -> str:
     # As written, percent signs included: left to itself, aiohttp would turn %2F in a query into /.
     path = quote(check.path, safe="%/?:@!$&'()*+,;=~")
-    url = URL(f"http://{address}:{port}{path}", encoded=True)
+    place = format_endpoint(address, port)
+    url = URL(f"http://{place}{path}", encoded=True)
     headers = {
-        "Host": check.http_host or f"{address}:{port}",
+        "Host": check.http_host or place,
         "User-Agent": "lb-xdp-probe",
         "Connection": "close",
     }

@@ -15,20 +15,19 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Address
 from random import Random
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from lb_xdp.core.health import ProbeResult, Target
-from lb_xdp.core.model import CheckKind, HealthCheck
+from lb_xdp.core.model import Address, CheckKind, HealthCheck, format_endpoint
 from lb_xdp.probes.attempt import Clock
 from lb_xdp.probes.http import make_session, probe_http
 from lb_xdp.probes.tcp import probe_tcp
 
 TargetId = TypeVar("TargetId", bound=Hashable)
 
-Probe = Callable[[HealthCheck, IPv4Address, int, Clock], Awaitable[ProbeResult]]
+Probe = Callable[[HealthCheck, Address, int, Clock], Awaitable[ProbeResult]]
 """One attempt. It keeps to the check's timeout and raises nothing for reasons of the network."""
 
 
@@ -98,8 +97,9 @@ class Prober(Generic[TargetId]):
         self._cancel({k for k, t in self._targets.items() if wanted.get(k) != t})
         for target_id, target in wanted.items():
             if target_id not in self._tasks:
+                place = format_endpoint(target.address, target.port)
                 self._tasks[target_id] = self._group.create_task(
-                    self._repeat(target_id, target), name=f"probe {target.address}:{target.port}"
+                    self._repeat(target_id, target), name=f"probe {place}"
                 )
         self._targets = wanted
 

@@ -13,31 +13,29 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from ipaddress import IPv4Address
 from typing import Final
 
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import HealthCheck
+from lb_xdp.core.model import IPV6, Address, HealthCheck
 from lb_xdp.probes.attempt import Clock, attempt
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-async def probe_tcp(
-    check: HealthCheck, address: IPv4Address, port: int, clock: Clock
-) -> ProbeResult:
+async def probe_tcp(check: HealthCheck, address: Address, port: int, clock: Clock) -> ProbeResult:
     """Open a TCP connection and drop it. Raises nothing for reasons of the network."""
 
     async def exchange() -> str:
-        with _make_socket() as connection:
+        with _make_socket(address) as connection:
             await asyncio.get_running_loop().sock_connect(connection, (str(address), port))
         return "connected"
 
     return await attempt(check, clock, exchange)
 
 
-def _make_socket() -> socket.socket:
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+def _make_socket(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     # Without it Linux sends the handshake's last ACK before we get to close: tcp(7).
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)

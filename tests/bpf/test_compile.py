@@ -57,10 +57,12 @@ def test_a_compiler_that_dies_is_an_error_too(tmp_path: Path, body: str) -> None
 
 def test_only_what_is_used_is_compiled() -> None:
     """A gateway without nat has a smaller program than one with both modes."""
-    both = compile_gateway(Parameters(6, nat=True, dsr=True))
-    only_dsr = compile_gateway(Parameters(6, nat=False, dsr=True))
-    assert len(only_dsr.instructions) < len(both.instructions)
-    assert len(both.instructions) % 8 == 0
+    sizes = {"filter_bits": 9, "bucket_bits": 6, "bucket6_bits": 6, "hz": 250}
+    both = compile_gateway(Parameters(frozenset({"IPV4", "NAT", "DSR", "FLOWS"}), **sizes))
+    only_dsr = compile_gateway(Parameters(frozenset({"IPV4", "DSR"}), **sizes))
+    assert len(only_dsr.gateway) < len(both.gateway)
+    assert len(both.gateway) % 8 == 0
+    assert only_dsr.general.keys() == {"lb_general4", "lb_rest4"}
 
 
 def test_missing_headers_are_an_error_with_its_remedy(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import (
     BpfMap,
     MapSpec,
+    TableShape,
     generation_specs,
     persistent_specs,
     possible_cpus,
@@ -24,7 +25,7 @@ from lb_xdp.datapath.maps import (
 from lb_xdp.datapath.syscall import MapType
 from lb_xdp.errors import MapError
 
-SPECS = (*generation_specs(2, 64), *persistent_specs())
+SPECS = (*generation_specs(2, TableShape(9, 6, 6)), *persistent_specs(1000, 12))
 U32 = np.dtype(np.uint32)
 _LONGEST_NAME = 15
 
@@ -109,28 +110,38 @@ def test_values_of_all_cpus_are_kept_apart_and_summed() -> None:
     cpus = possible_cpus()
     service = ServiceKey(IPv4Address("203.0.113.10"), 80, Protocol.TCP)
     keys = [BackendId(service, BackendKey(IPv4Address("10.0.0.1"), port)) for port in (1, 2)]
-    spec = next(spec for spec in SPECS if spec.name == "counts")
+    specs = {spec.name: spec for spec in SPECS}
     value = np.zeros(cpus, layout().structs["lb_backend_count"])
     value["packets"] = 1 + np.arange(cpus)
     value["reply_bytes"] = 2**40
-    with BpfMap.create(spec) as counts:
+    with (
+        BpfMap.create(specs["counts"]) as counts,
+        BpfMap.create(specs["active"]) as active,
+        BpfMap.create(specs["limits"]) as limits,
+    ):
         counts.write(3, value)
+        active.write(3, (50, 0))
+        limits.write(3, (8, 0, 0, 0, 0))
         back = counts.read(3)
-        found = counters.backend_counts(counts, {keys[0]: 3, keys[1]: 9})
+        found = counters.backend_counts(counts, active, limits, {keys[0]: 3, keys[1]: 9})
     assert back is not None
     assert back["packets"].tolist() == value["packets"].tolist()
     assert found[keys[0]].packets == cpus * (cpus + 1) // 2
     assert found[keys[0]].reply_bytes == cpus * 2**40
+    assert found[keys[0]].connections == 50 - 8
     assert found[keys[1]] == counters.BackendCount()
 
 
 def test_entries_come_and_go() -> None:
     """An element is there after a write and not after a delete; both tell which."""
-    spec = MapSpec("test", MapType.LRU_HASH, U32, U32, 100)
+    spec = MapSpec("test", MapType.HASH, U32, U32, 100)
     with BpfMap.create(spec) as made:
         made.write(1, 2)
-        assert counters.entries(made) == 1
+        made.write(3, 4)
         assert (made.delete(1), made.delete(1), made.read(1)) == (True, False, None)
+        taken = made.take(3)
+        assert taken is not None
+        assert (taken.tolist(), made.take(3)) == ([4], None)
 
 
 def test_a_write_past_the_end_is_an_error() -> None:

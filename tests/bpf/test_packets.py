@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from lb_xdp.core.flow_hash import flow_hash, ring_slot
@@ -175,20 +175,15 @@ def test_without_any_backend_packets_are_dropped_and_counted(wire: Wire, mode: M
 ETHER = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC)
 PASSING: list[tuple[str, Packet, str]] = [
     ("ARP", ETHER / ARP(pdst=str(VIP)), "not_ip"),
-    ("IPv6", ETHER / IPv6(dst="2001:db8::1") / TCP(dport=80), "ipv6"),
-    ("tagged", ETHER / Dot1Q(vlan=5) / IP(dst=str(VIP)) / TCP(dport=80), "vlan"),
+    ("IPv6", ETHER / IPv6(dst="2001:db8::1") / TCP(dport=80), "other_family"),
     ("another address", from_client(TCP(dport=80), destination=IPv4Address("10.9.9.9")), "not_vip"),
     ("another port", from_client(TCP(dport=81)), "no_service"),
     ("another protocol", from_client(UDP(dport=80)), "no_service"),
-    ("ICMP echo", from_client(ICMP()), "protocol"),
-    ("first fragment", from_client(TCP(dport=80), flags="MF"), "fragment"),
-    ("later fragment", from_client(Raw(bytes(64)), flags=0, frag=100, proto=6), "fragment"),
-    ("IPv4 options", from_client(TCP(dport=80), options=[Raw(b"\x01\x01\x01\x00")]), "ip_options"),
+    ("GRE", from_client(Raw(bytes(64)), proto=47), "protocol"),
     ("fragment to others", from_client(TCP(dport=80), dst="10.9.9.9", flags="MF"), "not_vip"),
     ("bare Ethernet", Ether(type=0x0800), "truncated"),
-    ("IP version 5", ETHER / IP(version=5, dst=str(VIP)) / TCP(dport=80), "truncated"),
-    ("short IP header", ETHER / IP(ihl=4, dst=str(VIP)) / TCP(dport=80), "truncated"),
-    ("too big", from_client(TCP(dport=80) / payload(1461)), "too_big"),
+    ("IP version 5", ETHER / IP(version=5, dst=str(VIP)) / TCP(dport=80), "odd_header"),
+    ("short IP header", ETHER / IP(ihl=4, dst=str(VIP)) / TCP(dport=80), "odd_header"),
 ]
 
 
@@ -375,7 +370,7 @@ def test_a_reply_too_big_for_the_way_out(wire: Wire, flags: str | int, source: I
             packet = from_backend(1, TCP(sport=80, dport=7002) / payload(1200))
             packet[IP].flags = flags
             outcome = loaded.run(packet, ingress=INNER)
-            assert (outcome.action, outcome.reason) == ("pass", "too_big")
+            assert (outcome.action, outcome.reason) == ("pass", "reply_too_big")
             assert outcome.packet[IP].src == str(source)
     finally:
         wire.set_mtu(OUTER, 1500)

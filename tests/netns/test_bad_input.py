@@ -86,6 +86,18 @@ def set_dsr_port(config: dict[str, Any]) -> None:
     config["pools"][0]["backends"][0]["port"] = 8080
 
 
+def set_other_family(config: dict[str, Any]) -> None:
+    config["services"][0]["vip"] = "2001:db8::10"
+
+
+def set_no_source(config: dict[str, Any]) -> None:
+    config["services"][0]["mode"] = "fullnat"
+
+
+def set_untracked(config: dict[str, Any]) -> None:
+    config["services"][0] |= {"algorithm": "random", "session": {"flows": "none"}}
+
+
 def set_no_duration(config: dict[str, Any]) -> None:
     config["pools"][0]["health"]["interval"] = "often"
 
@@ -100,6 +112,9 @@ FIVE_MISTAKES = (set_unknown_key, set_negative_weight, set_vip_twice, set_dsr_po
         (set_negative_weight, r"pools\[0\]\.backends\[1\]\.weight: .*-1"),
         (set_vip_twice, r"services\[1\].*203\.0\.113\.10"),
         (set_dsr_port, r"8080.*nat"),
+        (set_other_family, r"not of the family of 2001:db8::10.*ipip.*gue"),
+        (set_no_source, r"services\[0\]\.mode: fullnat.*gateway\.snat_addresses"),
+        (set_untracked, r"services\[0\]\.session\.flows: .*random.*maglev"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_place(
@@ -174,3 +189,15 @@ def test_nat_without_ip_forwarding(lab: Lab, tmp_path: Path) -> None:
     network.gateway.sysctl(ip_forward=0)
     attempt = Attempt(network.gateway, config_for(network, name="gw3"), tmp_path / "lb.yaml")
     assert re.search(r"sysctl -w net\.ipv4\.\S*forward\S*=1", attempt.refused())
+
+
+def test_nat_of_ipv6_without_forwarding(lab: Lab, tmp_path: Path) -> None:
+    """IPv6 has a switch of its own; that of IPv4 does not do."""
+    network = two_armed(lab)
+    network.gateway.sysctl6(conf__all__forwarding=0)
+    config = config_for(network, name="gw3")
+    config["services"][0]["vip"] = "2001:db8::10"
+    for number, backend in enumerate(config["pools"][0]["backends"]):
+        backend["host"] = f"2001:db8:2::{number + 11}"
+    attempt = Attempt(network.gateway, config, tmp_path / "lb.yaml")
+    assert "sysctl -w net.ipv6.conf.all.forwarding=1" in attempt.refused()

@@ -6,22 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
-from pathlib import Path
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from lb_xdp.core.model import CheckKind, HealthCheck, Mode, Pool, Protocol, Service, ServiceName
+from lb_xdp.core.model import Address
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import InterfaceError
 from lb_xdp.netlink import Follower
 from lb_xdp.netlink.follow import Pace
-from lb_xdp.netlink.host import accept_local, forwarding_enabled, host_notices, rp_filter
 from tests.support.lab import Lab
 
 PEER = IPv4Address("10.0.0.2")
 OTHER = IPv4Address("10.0.1.2")
 FAR = IPv4Address("10.9.0.1")
+PEER6 = IPv6Address("2001:db8::2")
+OTHER6 = IPv6Address("2001:db8:1::2")
+FAR6 = IPv6Address("2001:db8:9::1")
 NEW_MAC = "02:00:00:00:00:99"
 QUICK = Pace(ask_again_s=0.2, confirm_again_s=0.5)
 
@@ -38,16 +39,24 @@ class Wire:
         self.peer = lab.host("peer")
         self.other = lab.host("other")
         self._lab = lab
+        for host in (self.gateway, self.peer, self.other):
+            # Link-local addresses are of use at once: a solicitation needs one to come from.
+            confs = (f"net.ipv6.conf.{name}.accept_dad=0" for name in ("all", "default"))
+            host.run("sysctl", "-q", "-w", *confs)
         self.cable("eth0")
         lab.cable(self.gateway, "eth1", self.other, "eth0")
         self.gateway.address("eth1", "10.0.1.1/24")
         self.other.address("eth0", "10.0.1.2/24")
+        self.gateway.address("eth1", "2001:db8:1::1/64 nodad")
+        self.other.address("eth0", "2001:db8:1::2/64 nodad")
 
     def cable(self, interface: str) -> None:
         """Lay the cable to the peer, anew if need be."""
         self._lab.cable(self.gateway, interface, self.peer, "eth0")
         self.gateway.address(interface, "10.0.0.1/24")
         self.peer.address("eth0", "10.0.0.2/24")
+        self.gateway.address(interface, "2001:db8::1/64 nodad")
+        self.peer.address("eth0", "2001:db8::2/64 nodad")
 
 
 @pytest.fixture
@@ -74,7 +83,7 @@ class Watch:
     def topology(self) -> Topology:
         return self.follower.topology
 
-    def mac(self, target: IPv4Address) -> bytes | None:
+    def mac(self, target: Address) -> bytes | None:
         hop = self.topology.next_hops.get(target)
         return hop.mac if hop else None
 
@@ -90,7 +99,7 @@ class Watch:
 
 @asynccontextmanager
 async def following(
-    *targets: IPv4Address, pace: Pace = QUICK, event_buffer_bytes: int = 1 << 20
+    *targets: Address, pace: Pace = QUICK, event_buffer_bytes: int = 1 << 20
 ) -> AsyncIterator[Watch]:
     """Follow both interfaces and ``targets``; start when all of these have a MAC."""
     watch = Watch()
@@ -124,6 +133,86 @@ async def test_reads_interfaces_addresses_and_next_hops(wire: Wire) -> None:
     )
     assert (near.source_mac, far.source_mac) == (eth0.mac, eth1.mac)
     assert {IPv4Address("10.0.0.1"), IPv4Address("10.0.1.1")} <= topology.local_addresses
+
+
+async def test_reads_ipv6_next_hops(wire: Wire) -> None:
+    """An IPv6 target on the wire and one behind it are found like IPv4 ones."""
+    wire.gateway.route("2001:db8:9::/48", str(OTHER6))
+    async with following(PEER6, FAR6, PEER) as watch:
+        topology = watch.topology
+    near, far = topology.next_hops[PEER6], topology.next_hops[FAR6]
+    assert near == topology.next_hops[PEER]
+    assert (near.mac, near.gateway, near.on_link) == (mac(wire.peer.mac("eth0")), None, True)
+    assert far.ifindex == topology.interfaces["eth1"].index
+    assert (far.mac, far.gateway, far.on_link) == (mac(wire.other.mac("eth0")), OTHER6, False)
+    ours = {IPv6Address("2001:db8::1"), IPv6Address("2001:db8:1::1"), IPv6Address("::1")}
+    assert ours <= topology.local_addresses
+    assert not any(a.is_link_local for a in topology.local_addresses)
+
+
+async def test_finds_the_way_over_a_link_local_gateway(wire: Wire) -> None:
+    """A router known by its link-local address, which it has on each wire, is told by the wire."""
+    wire.peer.ip("addr add fe80::1/64 dev eth0 nodad")
+    wire.other.ip("addr add fe80::1/64 dev eth0 nodad")
+    wire.gateway.ip("route add 2001:db8:9::/48 via fe80::1 dev eth1")
+    async with following(FAR6) as watch:
+        hop = watch.topology.next_hops[FAR6]
+        assert (hop.gateway, hop.on_link) == (IPv6Address("fe80::1"), False)
+        assert hop.mac == mac(wire.other.mac("eth0"))
+        wire.gateway.ip("route add 2001:db8:9::/64 via fe80::1 dev eth0")
+        await watch.until(lambda: watch.mac(FAR6) == mac(wire.peer.mac("eth0")))
+
+
+async def test_finds_an_ipv4_target_behind_an_ipv6_gateway(wire: Wire) -> None:
+    """RFC 5549: the MAC of an IPv4 route's IPv6 gateway comes from neighbour discovery."""
+    wire.gateway.ip(f"route add 10.9.0.0/16 via inet6 {OTHER6}")
+    async with following(FAR) as watch:
+        hop = watch.topology.next_hops[FAR]
+    assert (hop.gateway, hop.on_link, hop.mac) == (OTHER6, False, mac(wire.other.mac("eth0")))
+
+
+async def test_follows_ipv6_routes_and_addresses(wire: Wire) -> None:
+    """IPv6 routes that move, vanish and change by rule, and addresses that come, are seen."""
+    wire.gateway.route("2001:db8:9::/48", str(OTHER6))
+    async with following(FAR6, PEER6) as watch:
+        wire.gateway.route("2001:db8:9::/64", str(PEER6))
+        await watch.until(lambda: watch.mac(FAR6) == mac(wire.peer.mac("eth0")))
+        rule = ("to", "2001:db8:9::/64", "unreachable")
+        wire.gateway.run("ip", "-6", "rule", "add", *rule)
+        await watch.until(lambda: FAR6 not in watch.topology.next_hops)
+        wire.gateway.run("ip", "-6", "rule", "del", *rule)
+        await watch.until(lambda: FAR6 in watch.topology.next_hops)
+        wire.gateway.ip(f"addr add {PEER6}/128 dev lo")
+        await watch.until(lambda: PEER6 in watch.topology.local_addresses)
+        await watch.until(lambda: PEER6 not in watch.topology.next_hops)
+
+
+async def test_asks_until_an_ipv6_neighbour_answers(wire: Wire) -> None:
+    """An IPv6 target that is not there yet is asked for until it is, and keeps its MAC after."""
+    wire.peer.ip(f"addr del {PEER6}/64 dev eth0")
+    watch = Watch()
+    async with Follower(("eth0",), watch, pace=QUICK) as watch.follower:
+        await watch.follower.set_targets({PEER6, OTHER6})
+        assert await watch.follower.settle(0.3) == {PEER6}
+        wire.peer.ip(f"addr add {PEER6}/64 dev eth0 nodad")
+        assert await watch.follower.settle(5.0) == frozenset()
+        known = watch.mac(PEER6)
+        assert known == mac(wire.peer.mac("eth0"))
+        wire.peer.ip(f"addr del {PEER6}/64 dev eth0")
+        wire.gateway.ip(f"neigh del {PEER6} dev eth0")
+        wire.gateway.ip("addr add 2001:db8:5::1/64 dev eth1 nodad")
+        await watch.until(lambda: IPv6Address("2001:db8:5::1") in watch.topology.local_addresses)
+        assert watch.mac(PEER6) == known
+
+
+async def test_follows_an_interface_of_ipv6_down_and_up(wire: Wire) -> None:
+    """IPv6 next hops vanish with their interface; its addresses must be given again."""
+    async with following(PEER6, OTHER6) as watch:
+        wire.gateway.ip("link set eth0 down")
+        await watch.until(lambda: PEER6 not in watch.topology.next_hops)
+        assert watch.mac(OTHER6) is not None
+        wire.gateway.ip("link set eth0 up", "addr replace 2001:db8::1/64 dev eth0 nodad")
+        await watch.until(lambda: watch.mac(PEER6) == mac(wire.peer.mac("eth0")))
 
 
 async def test_says_which_interface_is_missing_and_which_exist(wire: Wire) -> None:
@@ -295,33 +384,3 @@ async def test_lets_a_mistake_in_the_callback_out(wire: Wire) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await follow_for_ever()
     assert caught.group_contains(LookupError, match="mistake")
-
-
-def test_reads_the_switches_of_the_host(wire: Wire) -> None:
-    """Forwarding, accept_local and rp_filter are read as the kernel combines them."""
-    wire.gateway.sysctl(conf__all__rp_filter=0, conf__eth0__rp_filter=1, conf__eth1__rp_filter=0)
-    wire.gateway.sysctl(conf__eth0__forwarding=0, conf__eth1__forwarding=1)
-    assert (forwarding_enabled("eth0"), forwarding_enabled("eth1")) == (False, True)
-    assert (rp_filter("eth0"), rp_filter("eth1")) == (1, 0)
-    assert not accept_local("eth0")
-    wire.gateway.sysctl(conf__all__accept_local=1)
-    assert accept_local("eth0")
-    with pytest.raises(InterfaceError, match="no interface eth7"):
-        forwarding_enabled("eth7")
-
-
-def test_notices_tell_what_stands_in_the_way_and_the_remedy(tmp_path: Path) -> None:
-    """A VIP that is local and a strict filter are told for nat, with commands; dsr needs none."""
-    for name, strict in (("all", 0), ("eth0.100", 1)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "accept_local").write_text("0\n")
-        (tmp_path / name / "rp_filter").write_text(f"{strict}\n")
-    vip = IPv4Address("203.0.113.10")
-    pool = Pool("web", (), HealthCheck(CheckKind.NONE))
-    nat = Service(ServiceName("web"), vip, 80, Protocol.TCP, Mode.NAT, pool)
-    local, strict_filter = host_notices([nat], ["eth0.100"], {vip}, conf=tmp_path)
-    assert local.endswith("sysctl -w net.ipv4.conf.eth0/100.accept_local=1")
-    assert strict_filter.endswith("sysctl -w net.ipv4.conf.eth0/100.rp_filter=2")
-    assert len(host_notices([nat], ["eth0.100"], set(), conf=tmp_path)) == 1
-    dsr = Service(ServiceName("web"), vip, 80, Protocol.TCP, Mode.DSR, pool)
-    assert host_notices([dsr], ["eth0.100"], {vip}, conf=tmp_path) == ()

@@ -8,7 +8,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -18,6 +18,7 @@ from lb_xdp.probes import Prober
 from tests.support.lab import Host, Lab
 
 BACKEND = IPv4Address("10.0.0.2")
+BACKEND6 = IPv6Address("2001:db8::2")
 ABSENT = IPv4Address("10.0.0.77")
 PORT = 8080
 HTTP = HealthCheck(CheckKind.HTTP, interval_s=0.1, timeout_s=0.3, jitter=0.1, path="/healthz")
@@ -32,6 +33,7 @@ http {{
     uwsgi_temp_path {directory}; scgi_temp_path {directory};
     server {{
         listen 8080 backlog=1024;
+        listen [::]:8080 backlog=1024;
         location /healthz {{ return 200 "well"; }}
         location /busy {{ return 503; }}
     }}
@@ -67,6 +69,8 @@ def backend() -> Iterator[Backend]:
         lab.cable(here, "eth0", there, "eth0")
         here.address("eth0", "10.0.0.1/24")
         there.address("eth0", "10.0.0.2/24")
+        here.address("eth0", "2001:db8::1/64 nodad")
+        there.address("eth0", "2001:db8::2/64 nodad")
         with here.inside():
             yield Backend(lab, there)
 
@@ -110,6 +114,20 @@ async def test_tells_apart_how_a_backend_fails(backend: Backend) -> None:
         await latest.until(http="200 OK", tcp="connected")
         backend.host.ip("link set eth0 down")
         await latest.until(http="timed out after 0.3 s", tcp="timed out after 0.3 s")
+
+
+async def test_reaches_a_backend_by_ipv6(backend: Backend) -> None:
+    """Both probes take an IPv6 address, and tell a closed port from an open one."""
+    latest = Latest()
+    checks = {"http": HTTP, "tcp": TCP}
+    async with Prober(latest) as prober:
+        prober.set_targets(
+            {name: Target(check, BACKEND6, PORT) for name, check in checks.items()}
+            | {f"no_{name}": Target(check, BACKEND6, PORT + 1) for name, check in checks.items()}
+        )
+        refused = "connection refused"
+        await latest.until(http="200 OK", tcp="connected", no_http=refused, no_tcp=refused)
+    assert backend.nginx.poll() is None
 
 
 async def test_a_bad_target_disturbs_no_other(backend: Backend) -> None:

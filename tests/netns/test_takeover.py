@@ -10,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap, MapSpec
 from lb_xdp.datapath.syscall import MapType
 from tests.support.lab import Lab
 from tests.support.scenes import undisturbed, wait_until, web_scene
 
 _PINS = Path("/sys/fs/bpf/lb-xdp/gw1")
+_PRESENT = f"v{layout().version}"
 
 
 def other_layout() -> None:
-    (_PINS / "v1").rename(_PINS / "v0")
+    (_PINS / _PRESENT).rename(_PINS / "v0")
 
 
 def other_counters() -> None:
     """Put a map of another shape where the counters are pinned."""
-    path = _PINS / "v1/maps/counts"
+    path = _PINS / _PRESENT / "maps/counts"
     path.unlink()
     u32 = np.dtype(np.uint32)
     with BpfMap.create(MapSpec("counts", MapType.ARRAY, u32, u32, 4)) as stranger:

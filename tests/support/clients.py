@@ -132,7 +132,10 @@ class Held:
 
 
 class HeldConnections:
-    """Keep-alive HTTP connections, with a request on each at an interval."""
+    """Keep-alive HTTP connections, with a request on each at an interval.
+
+    ``idle`` of them are silent instead, until they are asked once more before they are closed.
+    """
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class HeldConnections:
         port: int = 80,
         *,
         count: int = 50,
+        idle: int = 0,
         interval_s: float = 0.1,
         sources: Sequence[str] = (),
         timeout_s: float = 3,
@@ -150,6 +154,7 @@ class HeldConnections:
             "address": address,
             "port": port,
             "count": count,
+            "idle": idle,
             "interval_s": interval_s,
             "sources": list(sources) or [""],
             "timeout_s": timeout_s,

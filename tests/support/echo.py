@@ -1,7 +1,8 @@
 """The echo server's process: ``python -m tests.support.echo NAME PORT``.
 
-Answers UDP datagrams and TCP lines on one port, each with its name in front, and writes its counts
-as a line of JSON whenever it reads a line on stdin. It ends when stdin does.
+Answers UDP datagrams and TCP lines on one port of all addresses, IPv4 and IPv6, each with its name
+in front, and writes its counts as a line of JSON whenever it reads a line on stdin. It ends when
+stdin does.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import json
 import socket
 import sys
 
-_IP_PKTINFO = 8
 _SO_RCVBUFFORCE = 33
 _CONTROL_BYTES = 64
+_ADDRESS_BYTES = 16
 
 
 class _Counts:
@@ -48,11 +49,16 @@ class _Tcp(asyncio.Protocol):
 
 
 def _open_udp(port: int) -> socket.socket:
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
-    udp.bind(("0.0.0.0", port))
+    udp.bind(("::", port))
     return udp
+
+
+def _open_tcp(port: int) -> socket.socket:
+    return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
 
 
 def _echo_datagrams(udp: socket.socket, name: bytes, counts: _Counts) -> None:
@@ -67,9 +73,10 @@ def _echo_datagrams(udp: socket.socket, name: bytes, counts: _Counts) -> None:
         except BlockingIOError:
             return
         counts.udp_datagrams += 1
-        # struct in_pktinfo: interface (0: as routed), local address, destination
-        local = b"\0" * 4 + control[0][2][4:8] + b"\0" * 4
-        udp.sendmsg([name, b" ", data], [(socket.IPPROTO_IP, _IP_PKTINFO, local)], 0, sender)
+        # struct in6_pktinfo: local address (IPv4 within ::ffff:0:0/96), interface (0: as routed)
+        local = control[0][2][:_ADDRESS_BYTES] + b"\0" * 4
+        control_out = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local)]
+        udp.sendmsg([name, b" ", data], control_out, 0, sender)
 
 
 async def _serve(name: bytes, port: int) -> None:
@@ -77,7 +84,7 @@ async def _serve(name: bytes, port: int) -> None:
     counts = _Counts()
     udp = _open_udp(port)
     loop.add_reader(udp, _echo_datagrams, udp, name, counts)
-    await loop.create_server(lambda: _Tcp(name, counts), "0.0.0.0", port, backlog=4096)
+    await loop.create_server(lambda: _Tcp(name, counts), sock=_open_tcp(port), backlog=4096)
     _say("ready")
     while await loop.run_in_executor(None, sys.stdin.readline):
         _say(json.dumps(vars(counts)))

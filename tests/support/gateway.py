@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,7 +22,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from tests.support.topologies import VIP, Network
+from tests.support.topologies import SNATS, VIPS, Network
 
 _COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _METRICS_PORT = 9464
@@ -37,27 +38,52 @@ def config_for(
     name: str = "gw1",
     mode: str = "nat",
     protocol: str = "tcp",
-    port: int = 80,
-    backend_port: int = 80,
+    port: int | str = 80,
+    backend_port: int | None = 80,
     weights: Sequence[int] = (100, 200, 300),
     health: dict[str, Any] | str | None = None,
+    family: int = 4,
+    backend_family: int | None = None,
+    service: dict[str, Any] | None = None,
+    gateway: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a configuration of one service ``web`` over the backends ``b1``, ``b2`` ..."""
-    targets = zip(network.backends, network.backend_addresses, weights, strict=False)
+    """Return a configuration of one service ``web`` over the backends ``b1``, ``b2`` ...
+
+    Its pool has its name. ``family`` is the VIP's IP version, and the backends' unless
+    ``backend_family`` is another. ``service`` and ``gateway`` have further keys of those.
+    """
+    addresses = network.addresses(backend_family or family)
+    targets = zip(network.backends, addresses, weights, strict=False)
     backends = [
-        {"name": host.name, "host": address, "port": backend_port, "weight": weight}
+        {"name": host.name, "host": address, "weight": weight}
+        | ({"port": backend_port} if backend_port else {})
         for host, address, weight in targets
     ]
     check = HTTP_CHECK | {"threshold": {"rise": 2, "fall": 2}} if health is None else health
-    service = {"name": "web", "vip": VIP, "port": port, "protocol": protocol, "mode": mode}
+    web = {"name": "web", "vip": VIPS[family], "port": port, "protocol": protocol, "mode": mode}
+    web |= service or {}
+    snat = {"snat_addresses": [SNATS[family]]} if mode == "fullnat" else {}
+    instance = {
+        "name": name,
+        "interfaces": list(network.gateway_interfaces),
+        "metrics": {"listen": f"127.0.0.1:{_METRICS_PORT}"},
+    }
     return {
-        "gateway": {
-            "name": name,
-            "interfaces": list(network.gateway_interfaces),
-            "metrics": {"listen": f"127.0.0.1:{_METRICS_PORT}"},
-        },
-        "pools": [{"name": "web", "backends": backends, "health": check}],
-        "services": [service | {"pool": "web"}],
+        "gateway": instance | snat | (gateway or {}),
+        "pools": [{"name": web["name"], "backends": backends, "health": check}],
+        "services": [web | {"pool": web["name"]}],
+    }
+
+
+def joined(first: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    """Return the first configuration with the services and pools of all, of different names."""
+    every = (first, *others)
+    gateway = {key: value for config in every for key, value in config["gateway"].items()}
+    snats = {a: None for config in every for a in config["gateway"].get("snat_addresses", ())}
+    return {
+        "gateway": gateway | ({"snat_addresses": list(snats)} if snats else {}),
+        "pools": [pool for config in every for pool in config["pools"]],
+        "services": [service for config in every for service in config["services"]],
     }
 
 
@@ -82,11 +108,17 @@ class Gateway:
         else:
             YAML().dump(config, self.config_path)
 
-    def start(self, *arguments: str, wait_s: float = 30) -> None:
-        """Start the daemon; with ``wait_s`` return when it says that it is ready."""
+    def start(self, *arguments: str, wait_s: float = 60) -> None:
+        """Start the daemon; with ``wait_s`` return when it says that it is ready.
+
+        What was compiled for another gateway of this test run is used again.
+        """
+        cache = Path(tempfile.gettempdir(), "compiled")
+        cache.mkdir(exist_ok=True)
         with self.log_path.open("a") as log:
             command = [_COMMAND, "run", "-c", str(self.config_path), *arguments]
-            self._process = self.host.popen(*command, stdout=log, stderr=log)
+            settings = ("env", f"LB_XDP_COMPILE_CACHE={cache}")
+            self._process = self.host.popen(*settings, *command, stdout=log, stderr=log)
         if wait_s:
             self.wait_until(lambda: self.get("/readyz")[0] == http.HTTPStatus.OK, timeout_s=wait_s)
 
@@ -102,6 +134,16 @@ class Gateway:
     def reload(self) -> None:
         """Send SIGHUP. The daemon reloads on its own time: wait for what should come of it."""
         self._running().send_signal(signal.SIGHUP)
+
+    def take(self, config: dict[str, Any]) -> None:
+        """Write the file, reload, and return when the daemon has accepted it."""
+        stamp = "lb_xdp_config_last_reload_timestamp_seconds"
+        before = self.metric(stamp)
+        self.write(config)
+        self.reload()
+        self.wait_until(lambda: self.metric(stamp) != before, timeout_s=60)
+        if not self.metric("lb_xdp_config_last_reload_success"):
+            raise ValueError(f"the configuration is refused:\n{self.log()}")
 
     def kill(self) -> None:
         """End the daemon by SIGKILL."""

@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -31,8 +32,15 @@ from tests.support import sandbox, xdp_pass
 QUEUES = 4
 """Queues of every interface: as many as the machine that the figures in KERNEL.md come from."""
 
+IPV6 = 6
+
 _PASS_PIN = Path("/sys/fs/bpf/lab-xdp-pass")
 _counter = itertools.count(1)
+
+
+def family_of(address: str) -> int:
+    """Return 4 or 6: of which IP version an address or prefix is."""
+    return IPV6 if ":" in address else 4
 
 
 class CommandError(Exception):
@@ -101,13 +109,21 @@ class Host:
             finally:
                 sandbox.set_namespace(here.fileno(), sandbox.CLONE_NEWNET)
 
+    def socket(self, address: str, kind: socket.SocketKind) -> socket.socket:
+        """Make a socket of this host that can talk to ``address``."""
+        family = socket.AF_INET6 if family_of(address) == IPV6 else socket.AF_INET
+        with self.inside():
+            return socket.socket(family, kind)
+
     def ip(self, *lines: str) -> None:
         """Run ``ip`` commands, a line each without the leading ``ip``, in one process."""
         self.run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
 
     def address(self, interface: str, *addresses: str) -> None:
         """Give an interface addresses, each with its prefix length."""
-        self.ip(*(f"addr add {address} dev {interface}" for address in addresses))
+        lines = (f"addr add {address} dev {interface}" for address in addresses)
+        # IPv6 would be unusable for a second, while nobody else claims it.
+        self.ip(*(line + (" nodad" if family_of(line) == IPV6 else "") for line in lines))
 
     def route(self, destination: str, via: str) -> None:
         """Route ``destination`` (a prefix or ``default``) through the neighbour ``via``."""
@@ -115,9 +131,11 @@ class Host:
 
     def sysctl(self, **values: int | str) -> None:
         """Set net.ipv4 sysctls; two underscores stand for a dot: ``conf__all__rp_filter=0``."""
-        names = {name: name.replace("__", ".") for name in values}
-        settings = [f"net.ipv4.{names[name]}={value}" for name, value in values.items()]
-        self.run("sysctl", "-q", "-w", *settings)
+        self._sysctl("ipv4", values)
+
+    def sysctl6(self, **values: int | str) -> None:
+        """Set net.ipv6 sysctls, written as for `sysctl`."""
+        self._sysctl("ipv6", values)
 
     def bring_up(self, interface: str) -> None:
         """Give an interface what XDP on a veth needs, and turn it on.
@@ -150,6 +168,11 @@ class Host:
         """Start to count the packets that arrive here for ``port``, exactly, before any filter."""
         return PacketCounter(self, protocol, port, source, destination)
 
+    def _sysctl(self, family: str, values: dict[str, int | str]) -> None:
+        names = {name: name.replace("__", ".") for name in values}
+        settings = [f"net.{family}.{names[name]}={value}" for name, value in values.items()]
+        self.run("sysctl", "-q", "-w", *settings)
+
     @property
     def _path(self) -> str:
         return f"/run/netns/{self.namespace}"
@@ -173,16 +196,19 @@ class PacketCounter:
     def __init__(self, host: Host, protocol: str, port: int, source: str, destination: str) -> None:
         self._host = host
         self._table = f"lab{next(_counter)}"
-        addresses = f"ip saddr {source} " if source else ""
-        addresses += f"ip daddr {destination} " if destination else ""
+        ip = "ip6" if family_of(source + destination) == IPV6 else "ip"
+        addresses = f"{ip} saddr {source} " if source else ""
+        addresses += f"{ip} daddr {destination} " if destination else ""
         rule = f"{addresses}{protocol} dport {port} counter"
         hook = "type filter hook prerouting priority -500;"
-        text = f"table ip {self._table} {{\nchain arrivals {{\n{hook}\n{rule}\n}}\n}}\n"
+        text = f"table inet {self._table} {{\nchain arrivals {{\n{hook}\n{rule}\n}}\n}}\n"
         host.run("nft", "-f", "-", stdin=text)
 
     def read(self) -> int:
         """Return the packets counted so far."""
-        listing = json.loads(self._host.run("nft", "-j", "list", "table", "ip", self._table).stdout)
+        listing = json.loads(
+            self._host.run("nft", "-j", "list", "table", "inet", self._table).stdout
+        )
         rules = [entry["rule"] for entry in listing["nftables"] if "rule" in entry]
         return int(rules[0]["expr"][-1]["counter"]["packets"])
 
@@ -243,8 +269,8 @@ class Switch:
         self.host = host
         host.ip("link add br0 type bridge stp_state 0 forward_delay 0", "link set br0 up")
 
-    def plug(self, other: Host, interface: str) -> None:
+    def plug(self, other: Host, interface: str, *, mtu: int = 1500) -> None:
         """Connect a host's new interface to a port of this switch."""
         port = f"to-{other.name}"[:15]
-        self._lab.cable(other, interface, self.host, port)
+        self._lab.cable(other, interface, self.host, port, mtu=mtu)
         self.host.ip(f"link set {port} master br0")

@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 _IP_BIND_ADDRESS_NO_PORT = 24
@@ -95,14 +96,14 @@ class _Requests:
         source = next(self._sources)
         name = "{}:{}".format(*source)
         try:
-            with _open_socket(*source) as connection:
+            with _open_socket(self._target[0], *source) as connection:
                 # The reset leaves no TIME_WAIT behind, here or there: ports stay free.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 try:
                     async with asyncio.timeout(self._options["timeout_s"]):
                         backend = await self._ask(connection)
                 finally:  # only now the kernel has chosen the port
-                    name = "{}:{}".format(*connection.getsockname())
+                    name = _name_of(connection)
         except (OSError, WrongAnswerError) as error:
             self._note_failure(begun, name, error)
         else:
@@ -132,9 +133,10 @@ class _Requests:
 class _Held:
     """One keep-alive connection."""
 
-    def __init__(self, options: dict[str, Any], source: str) -> None:
+    def __init__(self, options: dict[str, Any], source: str, *, idle: bool) -> None:
         self._options = options
-        self._socket = _open_socket(source)
+        self._idle = idle
+        self._socket = _open_socket(options["address"], source)
         self._source = source
         self._backend = ""
         self._requests = 0
@@ -145,24 +147,32 @@ class _Held:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._options["timeout_s"]):
             await loop.sock_connect(self._socket, (self._options["address"], self._options["port"]))
-            address, port = self._socket.getsockname()
-            self._source = f"{address}:{port}"
+            self._source = _name_of(self._socket)
             self._backend = await self._ask()
 
-    async def keep_asking(self) -> None:
-        while True:
-            await asyncio.sleep(self._options["interval_s"])
-            try:
-                async with asyncio.timeout(self._options["timeout_s"]):
-                    answered_by = await self._ask()
-            except (OSError, WrongAnswerError) as error:
-                self._broken_at_s = time.monotonic()
-                self._error = f"{type(error).__name__}: {error}"
+    async def keep_asking(self, stop: asyncio.Event) -> None:
+        """Ask at intervals until ``stop``; an idle connection just once, then."""
+        while not self._broken_at_s:
+            pause_s = None if self._idle else self._options["interval_s"]
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+            if stop.is_set() and not self._idle:
                 return
-            if answered_by != self._backend:
-                self._broken_at_s = time.monotonic()
-                self._error = f"{answered_by} answered instead of {self._backend}"
+            await self._ask_again()
+            if stop.is_set():
                 return
+
+    async def _ask_again(self) -> None:
+        try:
+            async with asyncio.timeout(self._options["timeout_s"]):
+                answered_by = await self._ask()
+        except (OSError, WrongAnswerError) as error:
+            self._broken_at_s = time.monotonic()
+            self._error = f"{type(error).__name__}: {error}"
+            return
+        if answered_by != self._backend:
+            self._broken_at_s = time.monotonic()
+            self._error = f"{answered_by} answered instead of {self._backend}"
 
     def close(self) -> dict[str, Any]:
         self._socket.close()
@@ -195,8 +205,14 @@ def _sources(options: dict[str, Any]) -> Iterator[tuple[str, int]]:
         yield sources[place], first_port + turn if first_port else 0
 
 
-def _open_socket(source: str, port: int = 0) -> socket.socket:
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+def _name_of(connection: socket.socket) -> str:
+    address, port = connection.getsockname()[:2]
+    return f"{address}:{port}"
+
+
+def _open_socket(target: str, source: str, port: int = 0) -> socket.socket:
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     if port:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         connection.bind((source, port))
@@ -232,16 +248,13 @@ async def _short(options: dict[str, Any], stop: asyncio.Event) -> dict[str, Any]
 
 async def _held(options: dict[str, Any], stop: asyncio.Event) -> list[dict[str, Any]]:
     sources = itertools.islice(itertools.cycle(options["sources"]), options["count"])
-    connections = [_Held(options, source) for source in sources]
+    idle = options["idle"]
+    connections = [_Held(options, source, idle=n < idle) for n, source in enumerate(sources)]
     for connection in connections:
         await connection.open()
     sys.stdout.write("all open\n")
     sys.stdout.flush()
-    asking = [asyncio.create_task(connection.keep_asking()) for connection in connections]
-    await stop.wait()
-    for task in asking:
-        task.cancel()
-    await asyncio.gather(*asking, return_exceptions=True)
+    await asyncio.gather(*(connection.keep_asking(stop) for connection in connections))
     return [connection.close() for connection in connections]
 
 

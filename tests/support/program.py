@@ -2,16 +2,18 @@
 
 A small network stands in the sandbox's own namespace, so that the routing table answers the
 program's questions. Addresses: client 10.1.0.2 behind ``outer`` (10.1.0.1/24), backends 10.2.0.11
-and up behind ``inner`` (10.2.0.1/24); the VIP is 203.0.113.10.
+and up behind ``inner`` (10.2.0.1/24); the VIP is 203.0.113.10. In IPv6 fd00:1::2, fd00:1::1,
+fd00:2::11 and up, fd00:2::1 and 2001:db8::10.
 """
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Self
 
@@ -20,35 +22,46 @@ from scapy.packet import Packet, Raw
 
 from lb_xdp.core.desired import BackendId, Desired, desire
 from lb_xdp.core.model import (
+    Address,
+    Algorithm,
     Backend,
     BackendKey,
     BackendName,
     CheckKind,
     Config,
+    FlowTable,
     Gateway,
     HealthCheck,
     Mode,
+    NoBackend,
     Pool,
     Protocol,
     Service,
     ServiceName,
+    Session,
     XdpMode,
 )
 from lb_xdp.core.plan import Observed, Plan, make_plan
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.datapath import counters, syscall
-from lb_xdp.datapath.compile import build_id
+from lb_xdp.datapath.compile import build_id, way_bits
 from lb_xdp.datapath.generation import Generation, build_generation
 from lb_xdp.datapath.maps import BpfMap, persistent_specs
 from tests.support import xdp_pass
 
 VIP = IPv4Address("203.0.113.10")
+VIP6 = IPv6Address("2001:db8::10")
 CLIENT = IPv4Address("10.1.0.2")
+CLIENT6 = IPv6Address("fd00:1::2")
 CLIENT_MAC = "02:00:00:00:01:02"
 GATEWAY_MAC = "02:00:00:00:01:01"
 OUTER, INNER = "outer", "inner"
 OUTER_ADDRESS, INNER_ADDRESS = IPv4Address("10.1.0.1"), IPv4Address("10.2.0.1")
+OUTER_ADDRESS6, INNER_ADDRESS6 = IPv6Address("fd00:1::1"), IPv6Address("fd00:2::1")
+SNATS: tuple[Address, ...] = (IPv4Address("10.2.0.100"), IPv6Address("fd00:2::100"))
+
+FLOW_ENTRIES = 1 << 16
 
 ACTIONS = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
 
@@ -56,6 +69,11 @@ ACTIONS = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
 def backend_address(number: int) -> IPv4Address:
     """Return the address of backend 1, 2, ..."""
     return IPv4Address(f"10.2.0.{10 + number}")
+
+
+def backend_address6(number: int) -> IPv6Address:
+    """Return the IPv6 address of backend 1, 2, ..."""
+    return IPv6Address(f"fd00:2::{10 + number}")
 
 
 def backend_mac(number: int) -> bytes:
@@ -77,9 +95,14 @@ class Wire:
             self._ip("link", "set", name, "xdp", "pinned", str(program))
         self._ip("address", "add", f"{OUTER_ADDRESS}/24", "dev", OUTER)
         self._ip("address", "add", f"{INNER_ADDRESS}/24", "dev", INNER)
-        self._ip("neighbour", "replace", str(CLIENT), "lladdr", CLIENT_MAC, "dev", OUTER)
-        for name in ("all", OUTER, INNER):
-            Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("1", encoding="ascii")
+        self._ip("address", "add", f"{OUTER_ADDRESS6}/64", "dev", OUTER, "nodad")
+        self._ip("address", "add", f"{INNER_ADDRESS6}/64", "dev", INNER, "nodad")
+        for client in (CLIENT, CLIENT6):
+            self._ip("neighbour", "replace", str(client), "lladdr", CLIENT_MAC, "dev", OUTER)
+        for family in ("ipv4", "ipv6"):
+            for name in ("all", OUTER, INNER):
+                switch = Path(f"/proc/sys/net/{family}/conf/{name}/forwarding")
+                switch.write_text("1", encoding="ascii")
 
     @staticmethod
     def _ip(*arguments: str) -> None:
@@ -97,11 +120,13 @@ class Wire:
         """Return what netlink would tell of this network, with ``backends`` answering."""
         interfaces = {name: _interface(name) for name in (OUTER, INNER)}
         inner = interfaces[INNER]
-        hops = {
-            backend_address(n): NextHop(inner.index, inner.mac, backend_mac(n), None, on_link=True)
+        hops: dict[Address, NextHop] = {
+            address: NextHop(inner.index, inner.mac, backend_mac(n), None, on_link=True)
             for n in range(1, backends + 1)
+            for address in (backend_address(n), backend_address6(n))
         }
-        return Topology(interfaces, hops, frozenset({OUTER_ADDRESS, INNER_ADDRESS}))
+        local: set[Address] = {OUTER_ADDRESS, INNER_ADDRESS, OUTER_ADDRESS6, INNER_ADDRESS6}
+        return Topology(interfaces, hops, frozenset(local))
 
 
 def _interface(name: str) -> Interface:
@@ -118,15 +143,39 @@ def service(
     protocol: Protocol = Protocol.TCP,
     backends: Sequence[int] = (1, 2, 3),
     backend_port: int | None = None,
-    vip: IPv4Address = VIP,
+    vip: Address = VIP,
+    family: int | None = None,
+    algorithm: Algorithm = Algorithm.MAGLEV,
+    session: Session = Session(),  # noqa: B008 - frozen
+    no_backend: NoBackend = NoBackend.DROP,
+    max_connections: int | None = None,
     name: str = "web",
 ) -> Service:
-    """Return a service over backends 1, 2, ..., of equal weights and never probed."""
+    """Return a service over backends 1, 2, ..., of equal weights and never probed.
+
+    ``family`` is the backends', the VIP's if not given.
+    """
+    address: Callable[[int], Address] = (
+        backend_address if (family or vip.version) == 4 else backend_address6
+    )
     members = tuple(
-        Backend(BackendName(f"b{n}"), backend_address(n), backend_port or port) for n in backends
+        Backend(
+            BackendName(f"b{n}"), address(n), backend_port or port, max_connections=max_connections
+        )
+        for n in backends
     )
     pool = Pool(name, members, HealthCheck(CheckKind.NONE))
-    return Service(ServiceName(name), vip, port, protocol, mode, pool)
+    return Service(
+        ServiceName(name),
+        vip,
+        port,
+        protocol,
+        mode,
+        pool,
+        algorithm=algorithm,
+        session=session,
+        no_backend=no_backend,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +197,27 @@ class LoadedProgram:
     """One generation for some services, with all backends up except ``down``."""
 
     def __init__(
-        self, wire: Wire, *services: Service, down: Sequence[int] = (), backends: int = 9
+        self,
+        wire: Wire,
+        *services: Service,
+        down: Sequence[int] = (),
+        backends: int = 9,
+        flow_entries: int = FLOW_ENTRIES,
     ) -> None:
         self.topology = wire.topology(backends)
         self.config = Config(
-            Gateway("test", (OUTER, INNER), XdpMode.AUTO, "/run/lb-xdp/test/api.sock", None),
+            Gateway(
+                "test",
+                (OUTER, INNER),
+                XdpMode.AUTO,
+                "/run/lb-xdp/test/api.sock",
+                None,
+                snat_addresses=SNATS,
+                flow_table=FlowTable(entries=flow_entries),
+            ),
             services,
         )
-        dead = {backend_address(n) for n in down}
+        dead = {address(n) for n in down for address in (backend_address, backend_address6)}
         self.live = frozenset(
             BackendId(service.key, backend.key)
             for service, backend in self.config.backends()
@@ -164,7 +226,8 @@ class LoadedProgram:
         self.plan, self.desired = self._plan()
         with ExitStack() as undo:
             self.maps = {
-                spec.name: undo.enter_context(BpfMap.create(spec)) for spec in persistent_specs()
+                spec.name: undo.enter_context(BpfMap.create(spec))
+                for spec in persistent_specs(flow_entries, way_bits())
             }
             for interface in self.topology.interfaces.values():
                 self.maps["devices"].write(interface.index, interface.index)
@@ -176,7 +239,7 @@ class LoadedProgram:
         desired = desire(
             self.config, self.topology, self.live, Rings().ring_of, build=build_id(), held={}
         )
-        return make_plan(Observed(), desired), desired
+        return make_plan(Observed(), desired, now_ns=time.monotonic_ns()), desired
 
     def __enter__(self) -> Self:
         return self
@@ -202,11 +265,15 @@ class LoadedProgram:
     def counts(self, service: Service, number: int) -> counters.BackendCount:
         """Return what was counted for a backend of a service."""
         identity = self.identity(service, number)
-        return counters.backend_counts(self.maps["counts"], self.plan.indices)[identity]
+        maps = self.maps
+        return counters.backend_counts(
+            maps["counts"], maps["active"], maps["limits"], self.plan.indices
+        )[identity]
 
     @staticmethod
     def identity(service: Service, number: int) -> BackendId:
-        member = next(b for b in service.pool.backends if b.address == backend_address(number))
+        wanted = {backend_address(number), backend_address6(number)}
+        member = next(b for b in service.pool.backends if b.address in wanted)
         return BackendId(service.key, BackendKey(member.address, member.port))
 
 

@@ -7,6 +7,7 @@ refuses to do harm: that is what a test is for.
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +20,16 @@ from lb_xdp.core.flow_hash import flow_hash, ring_slot
 from lb_xdp.core.model import BackendKey, Protocol
 from lb_xdp.core.ring import RING_SLOTS, maglev
 from tests.support.clients import Held, HeldConnections, ShortConnections, short_connections
+from tests.support.decap import attach_decap
 from tests.support.gateway import Gateway, config_for
-from tests.support.lab import Host, Lab
+from tests.support.lab import Host, Lab, family_of
 from tests.support.servers import Echo, Nginx
-from tests.support.topologies import CLIENT_ADDRESSES, VIP, Network, one_armed, two_armed
+from tests.support.topologies import CLIENTS, TUNNEL_MODES, VIP, Network, one_armed, two_armed
 
 WEIGHTS = {"b1": 100, "b2": 200, "b3": 300}
 RATE_PER_S = 1000
+_MTU_OPTIONS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}  # IP_MTU, IPV6_MTU
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,35 @@ class Scene:
         """Return the host that asks."""
         return self.network.client
 
+    @property
+    def vip(self) -> str:
+        """Return the address of the first service."""
+        return str(self.config["services"][0]["vip"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the client's addresses of the VIP's IP version."""
+        return CLIENTS[family_of(self.vip)]
+
     def backend(self, name: str) -> Host:
         """Return a backend's host."""
         return next(host for host in self.network.backends if host.name == name)
 
-    def line(self, address: str = VIP, port: int = 7000) -> Line:
-        """Open a TCP connection to an echo server that lasts as long as the lab, if need be."""
-        line = Line(self.client, address, port)
+    def line(self, address: str = "", port: int = 7000, *, source: str = "") -> Line:
+        """Open a TCP connection to an echo server that lasts as long as the lab, if need be.
+
+        Without an address, to the VIP.
+        """
+        line = Line(self.client, address or self.vip, port, source=source)
         self.network.lab.on_close.callback(line.close)
         return line
 
     def load(self, **changes: Any) -> ShortConnections:
-        """Start short connections to the VIP, 1,000 per second unless told otherwise."""
-        options: dict[str, Any] = {"rate_per_s": RATE_PER_S, "sources": CLIENT_ADDRESSES, **changes}
-        return short_connections(self.client, VIP, **options)
+        """Start short connections, 1,000 per second, to the first VIP, unless told otherwise."""
+        vip = str(changes.pop("vip", self.vip))
+        sources = CLIENTS[family_of(vip)]
+        options: dict[str, Any] = {"rate_per_s": RATE_PER_S, "sources": sources, **changes}
+        return short_connections(self.client, vip, **options)
 
     def ask(self, *, count: int = 60, **changes: Any) -> Counter[str]:
         """Return which backends answer ``count`` short connections; all must be answered."""
@@ -65,9 +84,10 @@ class Scene:
 
     @contextmanager
     def held(self, count: int = 60, **options: Any) -> Iterator[list[Held]]:
-        """Hold keep-alive connections to the VIP; what became of them is in the list afterwards."""
-        options = {"sources": CLIENT_ADDRESSES, **options}
-        connections = HeldConnections(self.client, VIP, count=count, **options)
+        """Hold keep-alive connections to a VIP; what became of them is in the list afterwards."""
+        vip = str(options.pop("vip", self.vip))
+        options = {"sources": CLIENTS[family_of(vip)], **options}
+        connections = HeldConnections(self.client, vip, count=count, **options)
         outcome: list[Held] = []
         yield outcome
         outcome.extend(connections.stop())
@@ -78,17 +98,27 @@ class Scene:
         return {name: link["xdp"]["prog"]["id"] for name, link in shown.items() if "xdp" in link}
 
 
-def build_network(lab: Lab, mode: str, arms: int, *, backends: int = 3) -> Network:
-    """Build the network for a mode (nat, dsr) and a number of arms (1, 2)."""
+def build_network(lab: Lab, mode: str, arms: int, *, backends: int = 3, mtu: int = 1500) -> Network:
+    """Build the network for a mode and a number of arms (1, 2), tunnels undone on backends."""
     topology = {1: one_armed, 2: two_armed}[arms]
-    return topology(lab, backends, dsr=mode == "dsr")
+    network = topology(lab, backends, mode=mode, mtu=mtu)
+    if mode in TUNNEL_MODES:
+        attach_decap(network)
+    return network
 
 
 def web_scene(
-    lab: Lab, mode: str = "nat", arms: int = 2, *, backends: int = 3, **options: Any
+    lab: Lab,
+    mode: str = "nat",
+    arms: int = 2,
+    *,
+    backends: int = 3,
+    mtu: int = 1500,
+    **options: Any,
 ) -> Scene:
     """Build a scene of nginx backends that are all up; a fourth gets nothing yet."""
-    return web_on(build_network(lab, mode, arms, backends=backends), mode=mode, **options)
+    network = build_network(lab, mode, arms, backends=backends, mtu=mtu)
+    return web_on(network, mode=mode, **options)
 
 
 def web_on(network: Network, *, port: int = 80, **options: Any) -> Scene:
@@ -109,18 +139,27 @@ def gateway_on(
 
 
 def echo_scene(
-    lab: Lab, mode: str, arms: int, *, protocol: str = "udp", backend_port: int = 7000
+    lab: Lab,
+    mode: str,
+    arms: int,
+    *,
+    protocol: str = "udp",
+    port: int | str = 7000,
+    backend_port: int | None = 7000,
+    mtu: int = 1500,
+    **options: Any,
 ) -> tuple[Scene, dict[str, Echo]]:
     """Build a scene of echo servers behind port 7000 of the VIP, never probed."""
-    network = build_network(lab, mode, arms)
-    echoes = {host.name: Echo(host, backend_port) for host in network.backends}
+    network = build_network(lab, mode, arms, mtu=mtu)
+    echoes = {host.name: Echo(host, backend_port or 7000) for host in network.backends}
     config = config_for(
         network,
         mode=mode,
         protocol=protocol,
-        port=7000,
+        port=port,
         backend_port=backend_port,
         health="none",
+        **options,
     )
     return gateway_on(network, config), echoes
 
@@ -134,28 +173,38 @@ def udp_ask(host: Host, targets: Sequence[tuple[str, int]], *, source: str = "")
 
 
 def _udp_once(host: Host, target: tuple[str, int], source: str, number: int) -> str:
-    with host.inside():
-        channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with channel:
+    with host.socket(target[0], socket.SOCK_DGRAM) as channel:
         channel.bind((source, 0))
         channel.settimeout(3)
         channel.sendto(f"hello {number}".encode(), target)
         answer, answered_by = channel.recvfrom(2048)
-    if answered_by != target:
+    if answered_by[:2] != target:
         raise ConnectionError(f"asked {target}, {answered_by} answered")
     name, _, text = answer.decode().partition(" ")
     assert text == f"hello {number}"
     return name
 
 
+def path_mtu(host: Host, address: str) -> int:
+    """Return the MTU of the way to an address, in octets, as the host knows it."""
+    with host.socket(address, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return probe.getsockopt(*_MTU_OPTIONS[family_of(address)])
+
+
 class Line:
     """One long-lived TCP connection to an echo server, directly or through the VIP."""
 
-    def __init__(self, host: Host, address: str, port: int) -> None:
-        with host.inside():
-            self._socket = socket.socket()
+    def __init__(self, host: Host, address: str, port: int, *, source: str = "") -> None:
+        self._socket = host.socket(address, socket.SOCK_STREAM)
         self._socket.settimeout(3)
-        self._socket.connect((address, port))
+        if source:
+            self._socket.bind((source, 0))
+        try:
+            self._socket.connect((address, port))
+        except OSError:
+            self._socket.close()
+            raise
 
     def ask(self, text: str = "hello") -> str:
         """Say a line, and return the name of whoever says it back."""
@@ -172,6 +221,11 @@ class Line:
 
     def close(self) -> None:
         """End the connection."""
+        self._socket.close()
+
+    def reset(self) -> None:
+        """End the connection by a RST."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._socket.close()
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import TypedDict
 
 from tests.support.lab import Host, Lab
@@ -37,7 +38,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen {port} backlog=32768;
+{listen}
         add_header X-Backend {name} always;
         location / {{ return 200 "{name}\\n"; }}
         location = /healthz {{ return 200 "ok\\n"; }}
@@ -47,20 +48,32 @@ http {{
 """
 
 
+_LISTEN = "        listen [::]:{} ipv6only=off backlog=32768;"
+
+
 class Nginx:
     """An nginx on a host: answers with the host's name, in the body and as ``X-Backend``.
 
     ``/healthz`` answers ok, ``/files/`` serves and takes (PUT) files of the folder `files`.
     """
 
-    def __init__(self, lab: Lab, host: Host, port: int = 80, *, keepalive_s: int = 75) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        host: Host,
+        port: int = 80,
+        *,
+        also: Sequence[int] = (),
+        keepalive_s: int = 75,
+    ) -> None:
         self.host = host
         self.port = port
         folder = lab.directory / f"nginx-{host.name}-{port}"
         self.files = folder / "files"
         self.files.mkdir(parents=True)
         self._folder = folder
-        text = _NGINX.format(folder=folder, name=host.name, port=port, keepalive_s=keepalive_s)
+        listen = "\n".join(_LISTEN.format(number) for number in (port, *also))
+        text = _NGINX.format(folder=folder, name=host.name, listen=listen, keepalive_s=keepalive_s)
         (folder / "nginx.conf").write_text(text)
         self._process: subprocess.Popen[str] | None = None
         self.start()
@@ -104,7 +117,9 @@ class EchoStats(TypedDict):
 
 
 class Echo:
-    """An echo server on a host, UDP and TCP on one port: ``hello`` comes back as ``b1 hello``.
+    """An echo server on a host, UDP and TCP on one port, IPv4 and IPv6.
+
+    ``hello`` comes back as ``b1 hello``.
 
     TCP answers line by line and never closes by itself.
     """

@@ -8,6 +8,7 @@ from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
     DatapathStatus,
+    FlowTableStatus,
     Health,
     ProgramStatus,
     ReasonCount,
@@ -37,6 +38,9 @@ WEB1 = BackendStatus(
     detail="2 of 2 probes succeeded",
     since_timestamp_s=NOW_S - 11_520,
     probe_duration_s=0.004,
+    recorded=7,
+    connections=12,
+    max_connections=1000,
 )
 WEB2 = replace(WEB1, name="web2", address="10.0.0.12:8080", weight=200, slots=43_691)
 WEB3 = replace(
@@ -80,8 +84,9 @@ SNAPSHOT = Snapshot(
         layout=1,
         netns=4_026_531_840,
         ring_slots=65_537,
-        flow_entries=500,
-        flow_capacity=10_000,
+        flow_table=FlowTableStatus(
+            entries=500, capacity=10_000, inserted=900, closed=300, expired=80, full=3, rehashed=17
+        ),
         reasons=(
             ReasonCount(Verdict.FORWARD, "nat_to_backend", 25_000_000),
             ReasonCount(Verdict.PASS, "not_vip", 1_200),

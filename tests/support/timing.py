@@ -1,180 +1,226 @@
-"""Nanoseconds per packet of the real program, net of the harness, beside baselines of the same run.
+"""Nanoseconds a packet of every mode, packet and state, beside baselines of the same run.
 
-Run by ``scripts/bench``. Each figure is the kernel's own duration of a million repetitions through
-``timing.c``; what a program that only drops costs through the same harness is taken off. Rounds go
-over all cases in turn, so that a noisy minute falls on everybody; medians are printed.
+Run by ``scripts/bench``: which rows there are, and how they are printed. Groups are measured one
+after the other, each with baselines of its own; within a group rounds go over all rows in turn.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
-import statistics
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
 
-from lb_xdp.core.model import Mode
-from lb_xdp.datapath import syscall
-from lb_xdp.datapath.compile import compile_source
-from lb_xdp.datapath.load import load_program
-from lb_xdp.datapath.maps import BpfMap, MapSpec
-from lb_xdp.datapath.syscall import MapType
-from tests.support import sandbox
-from tests.support.program import (
-    CLIENT,
-    GATEWAY_MAC,
-    INNER,
-    OUTER,
-    VIP,
-    LoadedProgram,
-    Wire,
-    backend_address,
-    service,
-)
+from lb_xdp.core.model import Affinity, Algorithm, Mode
+from lb_xdp.datapath.bench import BASELINES, Case, Figure, Harness, measure
+from lb_xdp.datapath.bench_frames import Kind
+from tests.support import sandbox, timing_live
+from tests.support.program import INNER, OUTER, Wire
+from tests.support.timing_lab import Built, Setup, To, make_wire, prime, traffic
 
-_SOURCE = Path(__file__).with_suffix(".c")
-_TIMING, _PROGRAMS = 0x7A00_0000, 0x7A00_0001
-_FRAME_OCTETS = 54
-_LAYOUT = np.dtype(
-    [
-        ("next", "=u4"),
-        ("flow_mask", "=u4"),
-        ("reply", "u1"),
-        ("frame", "u1", (_FRAME_OCTETS,)),
-        ("pad", "u1"),
-    ]
-)
-_FLOWS = {"1": 1, "1k": 1 << 10, "128k": 1 << 17, "1M": 1 << 20}
-_REPEAT = 1_000_000
-_ROUNDS = 7
+FLOWS = {"1": 1, "1k": 1_000, "100k": 100_000, "1M": 1_000_000}
+ROUNDS = 5
+_FAMILIES = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One row: a program, the frame it gets, and the interface the frame comes by."""
+class Row:
+    """One line of a table: a packet for a gateway. ``baseline`` goes instead of its program."""
 
+    group: str
     name: str
-    program_fd: int
-    frame: Ether
-    reply: bool = False
-    ingress: str = OUTER
+    setup: Setup
+    kind: Kind = Kind.ESTABLISHED
+    to: To = To.VIP
+    ingress: str = INNER
+    baseline: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what names the row in reports, and what ``--cases`` looks at."""
+        return f"{self.group}: {self.name}, IPv{self.setup.family}"
 
 
-class Harness:
-    """The wrapping program and its two maps."""
+def _baselines(group: str) -> Iterator[Row]:
+    for family in _FAMILIES:
+        for name in BASELINES:
+            if not name.startswith("encap") or name.endswith(str(family)):
+                bare = name.split(",", maxsplit=1)[0]
+                yield Row(group, f"bare {bare}", Setup(Mode.DSR, family), baseline=name)
 
-    def __init__(self, wire: Wire) -> None:
-        u32 = np.dtype(np.uint32)
+
+def _forwarding() -> Iterator[Row]:
+    for mode in Mode:
+        for family in _FAMILIES:
+            setup, syns = Setup(mode, family), Setup(mode, family, number=int(mode is Mode.FULLNAT))
+            yield Row("forwarding", f"{mode} established", setup)
+            yield Row("forwarding", f"{mode} SYN", syns, Kind.SYN)
+            if mode is not Mode.FULLNAT:  # whose records of both would not fit in the table
+                yield Row("forwarding", f"{mode} UDP", setup, Kind.UDP)
+            if mode in {Mode.DSR, Mode.NAT}:
+                yield Row("forwarding", f"{mode} established, two-armed", setup, ingress=OUTER)
+            if mode.translates:
+                yield Row("forwarding", f"{mode} reply, two-armed", setup, to=To.CLIENT)
+
+
+def _passing() -> Iterator[Row]:
+    for mode in (Mode.DSR, Mode.NAT):
+        for family in _FAMILIES:
+            setup = Setup(mode, family)
+            yield Row("others", f"not for a VIP, TCP ({mode})", setup, to=To.NOWHERE)
+            yield Row("others", f"not for a VIP, SYN ({mode})", setup, Kind.SYN, To.NOWHERE)
+            yield Row("others", f"not for a VIP, UDP ({mode})", setup, Kind.UDP, To.NOWHERE)
+            yield Row("others", f"not for a VIP, echo ({mode})", setup, Kind.ECHO, To.NOWHERE)
+            yield Row("others", f"echo request to a VIP ({mode})", setup, Kind.ECHO)
+
+
+def _recorded() -> Iterator[Row]:
+    for family in _FAMILIES:
+        for algorithm in (Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS):
+            yield Row("recorded", f"dsr {algorithm}", Setup(Mode.DSR, family, algorithm))
+        client = Setup(Mode.DSR, family, affinity=Affinity.CLIENT_IP)
+        yield Row("recorded", "dsr client_ip", client)
+        yield Row("recorded", "dsr unsettled slot", Setup(Mode.DSR, family, unsettled=True))
+        syns = Setup(Mode.DSR, family, unsettled=True, number=1)
+        yield Row("recorded", "dsr unsettled slot, SYN", syns, Kind.SYN)
+
+
+def _services() -> Iterator[Row]:
+    for family in _FAMILIES:
+        for mode in (Mode.DSR, Mode.IPIP, Mode.NAT):
+            if mode is Mode.IPIP and family != _FAMILIES[0]:
+                continue
+            yield Row("services", f"{mode}, 1 service", Setup(mode, family))
+            many = Setup(mode, family, services=1000)
+            yield Row("services", f"{mode}, one of 1,000", many)
+            if family == _FAMILIES[0]:
+                yield Row("services", f"{mode}, all of 1,000", many, to=To.ALL)
+
+
+def _generic() -> Iterator[Row]:
+    for mode in Mode:
+        for family in _FAMILIES:
+            yield Row("generic", f"{mode}, specialised", Setup(mode, family))
+            yield Row("generic", f"{mode}, generic", Setup(mode, family, generic=True))
+            if mode in {Mode.DSR, Mode.NAT}:
+                for name, generic in (("specialised", False), ("generic", True)):
+                    setup = Setup(mode, family, generic=generic)
+                    yield Row("generic", f"not for a VIP ({mode}), {name}", setup, to=To.NOWHERE)
+
+
+def rows(pattern: str) -> list[list[Row]]:
+    """Return the groups of rows whose title matches, each with its baselines."""
+    groups = []
+    for source in (_forwarding, _passing, _recorded, _services, _generic):
+        wanted = [row for row in source() if re.search(pattern, row.title)]
+        if wanted:
+            families = {row.setup.family for row in wanted}
+            bare = [row for row in _baselines(wanted[0].group) if row.setup.family in families]
+            groups.append([*bare, *wanted])
+    return groups
+
+
+class Bench:
+    """The harness and the network, shared by all groups."""
+
+    def __init__(self, wire: Wire, harness: Harness, flows: Sequence[str], rounds: int) -> None:
         self._indices = {i.name: i.index for i in wire.topology(1).interfaces.values()}
-        self._timing = BpfMap.create(MapSpec("timing", MapType.ARRAY, u32, _LAYOUT, 1))
-        self._programs = BpfMap.create(MapSpec("programs", MapType.PROG_ARRAY, u32, u32, 1))
-        self._fd = self.load("lb_restore")
+        self._wire, self._harness = wire, harness
+        self._flows, self._rounds = flows, rounds
 
-    def load(self, function: str) -> int:
-        """Load a function of timing.c."""
-        flags = [f"-DLB_FD_timing={_TIMING}", f"-DLB_FD_programs={_PROGRAMS}"]
-        descriptors = {_TIMING: self._timing.fd, _PROGRAMS: self._programs.fd}
-        return load_program(compile_source(_SOURCE, flags, function), descriptors, function).fd
+    def group(self, wanted: Sequence[Row]) -> dict[tuple[str, str], Figure]:
+        """Measure one group: row's title and number of flows -> figure."""
+        found = {}
+        with ExitStack() as closing:
+            setups = dict.fromkeys(row.setup for row in wanted)
+            built = {s: closing.enter_context(Built(s, self._wire)) for s in setups}
+            for label in self._flows:
+                cases = [self._case(row, built[row.setup], FLOWS[label]) for row in wanted]
+                figures = measure(self._harness, cases, rounds=self._rounds)
+                found.update({(title, label): figure for title, figure in figures.items()})
+        return found
 
-    def time_ns(self, case: Case, flows: int) -> int:
-        """Return what one repetition of a case takes, harness included."""
-        value = np.zeros(1, dtype=_LAYOUT)
-        value["flow_mask"], value["reply"] = flows - 1, case.reply
-        value["frame"] = list(bytes(case.frame)[:_FRAME_OCTETS])
-        self._timing.write(0, value)
-        self._programs.write(0, case.program_fd)
-        frame, ifindex = bytes(case.frame), self._indices[case.ingress]
-        syscall.program_test_run(self._fd, frame, ifindex=ifindex, repeat=flows)
-        run = syscall.program_test_run(self._fd, frame, ifindex=ifindex, repeat=_REPEAT)
-        return run.duration_ns
-
-
-def _frame(source: str, destination: str, sport: int, dport: int, flags: str = "A") -> Ether:
-    # The last octets of the client's address are 0, so that flows stay inside its own /16.
-    header = IP(src=source, dst=destination, ttl=64)
-    return Ether(dst=GATEWAY_MAC) / header / TCP(sport=sport, dport=dport, flags=flags)
+    def _case(self, row: Row, built: Built, flows: int) -> Case:
+        if row.to is To.CLIENT and row.setup.records:
+            prime(self._harness, built, flows, self._indices[INNER])
+        fd = self._harness.baseline(row.baseline) if row.baseline else built.program_fd
+        sent = traffic(built, row.kind, row.to, flows)
+        return Case(row.title, fd, sent, self._indices[row.ingress])
 
 
-@contextmanager
-def _cases(wire: Wire, harness: Harness) -> Iterator[tuple[Case, list[Case]]]:
-    """Yield the case that stands for the harness alone, and those to report."""
-    client = str(CLIENT)
-    with (
-        LoadedProgram(wire, service(Mode.DSR)) as dsr,
-        LoadedProgram(wire, service(Mode.NAT, backend_port=8080)) as nat,
-    ):
-        to_vip = _frame(client, str(VIP), 0, 80)
-        syn = _frame(client, str(VIP), 0, 80, "S")
-        other = _frame(client, "10.9.9.9", 0, 80)
-        back = _frame(str(backend_address(1)), client, 8080, 0)
-        dsr_fd, nat_fd = dsr.generation.program.fd, nat.generation.program.fd
-        yield (
-            Case("harness", harness.load("lb_drop"), to_vip),
-            [
-                Case("bare MAC swap", harness.load("lb_mac_swap"), to_vip),
-                Case("dsr, one-armed", dsr_fd, to_vip, ingress=INNER),
-                Case("dsr, one-armed, SYN", dsr_fd, syn, ingress=INNER),
-                Case("dsr, two-armed", dsr_fd, to_vip),
-                Case("nat request, one-armed", nat_fd, to_vip, ingress=INNER),
-                Case("nat request, two-armed", nat_fd, to_vip),
-                Case("nat reply, two-armed", nat_fd, back, reply=True, ingress=INNER),
-                Case("not for a VIP (dsr)", dsr_fd, other),
-                Case("not for a VIP (nat)", nat_fd, other),
-            ],
-        )
-
-
-def measure(rounds: int = _ROUNDS) -> dict[str, dict[str, float]]:
-    """Return the median net nanoseconds: case -> number of flows -> ns."""
-    wire = Wire()
-    harness = Harness(wire)
-    times: dict[tuple[str, str], list[int]] = {}
-    with _cases(wire, harness) as (bare, cases):
-        for _ in range(rounds):
-            for label, flows in _FLOWS.items():
-                empty = harness.time_ns(bare, flows)
-                for case in cases:
-                    net = harness.time_ns(case, flows) - empty
-                    times.setdefault((case.name, label), []).append(net)
-        names = [case.name for case in cases]
-    wire.close()
-    return {
-        name: {label: statistics.median(times[name, label]) for label in _FLOWS} for name in names
-    }
-
-
-def _table(results: dict[str, dict[str, float]]) -> Table:
-    table = Table(title="ns per packet, net of the harness (median)")
-    table.add_column("case")
-    for label in _FLOWS:
-        table.add_column(f"{label} flows", justify="right")
-    for name, figures in results.items():
-        table.add_row(name, *(f"{figures[label]:.0f}" for label in _FLOWS))
+def _table(
+    group: Sequence[Row], found: dict[tuple[str, str], Figure], flows: Sequence[str]
+) -> Table:
+    table = Table(title=f"{group[0].group}: ns a packet over the harness, median (min)")
+    table.add_column("packet")
+    for label in flows:
+        table.add_column(f"{label} flows" if label != "1" else "1 flow", justify="right")
+    for row in group:
+        cells = (found[row.title, label] for label in flows)
+        texts = (f"{cell.median_ns:.0f} ({cell.min_ns:.0f})" for cell in cells)
+        table.add_row(row.title.split(": ", 1)[1], *texts)
     return table
 
 
-def main(arguments: Sequence[str], out: Callable[[object], None] | None = None) -> int:
-    """Measure and print; ``--json`` prints one object instead of a table."""
+def _machine() -> dict[str, object]:
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    return {
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "model": model[1] if model else platform.machine(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "load": os.getloadavg()[0],
+    }
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one object instead of tables")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each row is timed")
+    parser.add_argument("--cases", default="", metavar="REGEX", help="only rows that match")
+    parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
+    parser.add_argument("--live", action="store_true", help="frames a second as well")
+    parser.add_argument("--no-ns", action="store_true", help="frames a second only")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print."""
+    options = _arguments(arguments)
     sandbox.enter()
-    results = measure()
-    where = f"Linux {platform.release()}, {os.cpu_count()} CPUs, {datetime.now(UTC):%Y-%m-%d}"
-    show = out or Console(width=100).print
-    if "--json" in arguments:
-        sys.stdout.write(json.dumps({"machine": where, "ns": results}) + "\n")
-    else:
-        show(_table(results))
-        show(where)
+    console = Console(width=110, stderr=options.json)
+    results: list[dict[str, object]] = []
+    report: dict[str, object] = {"machine": _machine(), "rounds": options.rounds, "ns": results}
+    wire = make_wire()
+    try:
+        with Harness() as harness:
+            bench = Bench(wire, harness, options.flows, options.rounds)
+            for group in [] if options.no_ns else rows(options.cases):
+                found = bench.group(group)
+                console.print(_table(group, found, options.flows))
+                results += [
+                    {"case": title, "flows": FLOWS[label], **asdict(figure)}
+                    for (title, label), figure in found.items()
+                ]
+    finally:
+        wire.close()
+    if options.live:
+        report["frames_per_s"] = frames = timing_live.measure(options.rounds)
+        console.print(timing_live.table(frames))
+    console.print(report["machine"])
+    if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
 

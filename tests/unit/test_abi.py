@@ -7,9 +7,17 @@ from hashlib import blake2b
 from lb_xdp.core.plan import INDICES
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.datapath.layout import layout
-from lb_xdp.datapath.maps import NAT_FLOWS, generation_specs, persistent_specs
+from lb_xdp.datapath.maps import (
+    CLIENTS,
+    FRAGMENTED,
+    MAX_SNATS,
+    NAT_FLOWS,
+    TableShape,
+    generation_specs,
+    persistent_specs,
+)
 
-LAYOUTS = {1: "a48ba9e7f06d04c8"}
+LAYOUTS = {1: "a48ba9e7f06d04c8", 2: "19633858317c07bd"}
 """What each layout number stands for: add a line, never change one that was released."""
 
 
@@ -20,8 +28,11 @@ def fingerprint() -> str:
         sorted(declared.constants.items()),
         [(name, dtype.descr) for name, dtype in sorted(declared.structs.items())],
         [(reason.name, reason.verdict.value) for reason in declared.reasons],
-        [spec.name for spec in (*generation_specs(1, 1), *persistent_specs())],
-        (INDICES, NAT_FLOWS, RING_SLOTS),
+        [
+            spec.name
+            for spec in (*generation_specs(1, TableShape(9, 6, 6)), *persistent_specs(1, 1))
+        ],
+        (INDICES, NAT_FLOWS, RING_SLOTS, CLIENTS, FRAGMENTED, MAX_SNATS),
     )
     return blake2b(repr(meaning).encode(), digest_size=8).hexdigest()
 

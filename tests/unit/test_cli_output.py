@@ -12,7 +12,7 @@ import pytest
 
 from lb_xdp.cli.logs import JsonFormatter, LogFormat, TextFormatter, setup
 from lb_xdp.cli.status_table import duration, percent, quantity, render
-from lb_xdp.core.snapshot import Admin, State
+from lb_xdp.core.snapshot import Admin, FlowTableStatus, State
 from lb_xdp.errors import LbError
 from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB, WEB1
 
@@ -59,6 +59,24 @@ def test_long_names_are_folded_not_cut() -> None:
     assert max(map(len, screen.splitlines())) <= 80
 
 
+def test_a_service_shows_its_family_its_ports_and_what_it_costs() -> None:
+    """IPv6 stands in brackets, any port as a word; recorded flows are said with the reason."""
+    odd = replace(
+        WEB,
+        vip="2001:db8::10",
+        port=0,
+        algorithm="round_robin",
+        affinity="client_ip",
+        why_tracked="round_robin needs to know every flow",
+        backends=(replace(WEB1, address="[2001:db8::11]:80", name="[2001:db8::11]:80"),),
+    )
+    screen = render(replace(SNAPSHOT, services=(odd,)), columns=80, colour=False)
+    assert "web  [2001:db8::10]:any/tcp  nat  round_robin by client_ip  pool web" in screen
+    assert "  every flow is recorded: round_robin needs to know every flow\n" in screen
+    assert screen.count("[2001:db8::11]:80") == 1
+    assert "recorded:" not in render(SNAPSHOT, columns=80, colour=False)
+
+
 def test_markup_in_names_is_text_and_colour_is_optional() -> None:
     """A name like rich's markup is printed as it is; colours appear only when asked for."""
     odd = replace(SNAPSHOT, services=(replace(WEB, name="[red]x[/red]"),))
@@ -69,7 +87,9 @@ def test_markup_in_names_is_text_and_colour_is_optional() -> None:
 
 def test_a_gateway_with_nothing_attached() -> None:
     """Without program, packets and flow table the screen says so and leaves the rest out."""
-    datapath = replace(SNAPSHOT.datapath, programs=(), reasons=(), flow_capacity=0, ring_slots=0)
+    datapath = replace(
+        SNAPSHOT.datapath, programs=(), reasons=(), flow_table=FlowTableStatus(), ring_slots=0
+    )
     screen = render(replace(SNAPSHOT, datapath=datapath), columns=80, colour=False)
     assert "NOT ATTACHED" in screen
     assert "flows     " not in screen

@@ -69,6 +69,21 @@ def problems_of(*pairs: tuple[str, str]) -> list[str]:
             "services[1].backends[1].port: 5353 is not 53, the port of the service on line 30: dsr",
         ),
         (
+            "interfaces: [eth0, eth1]",
+            "interfaces: [eth0]\n  snat_addresses: [10.0.0.5, ^10.0.0.5]",
+            "gateway.snat_addresses[1]: 10.0.0.5 stands on line 4 already; once is enough",
+        ),
+        (
+            "interfaces: [eth0, eth1]",
+            "interfaces: [eth0]\n  snat_addresses: [^203.0.113.53]",
+            "gateway.snat_addresses[0]: 203.0.113.53 is the VIP of line 32; give an address of",
+        ),
+        (
+            "interfaces: [eth0, eth1]",
+            "interfaces: [eth0]\n  snat_addresses: [^10.0.0.22]",
+            "gateway.snat_addresses[0]: 10.0.0.22 is the backend of line 38; give an address of",
+        ),
+        (
             "timeout: 1s",
             "timeout: ^3",
             "pools[0].health.timeout: 3s is longer than the interval (2s)",
@@ -139,13 +154,17 @@ def test_dsr_says_why_and_what_instead() -> None:
 def test_services_may_share_backends_and_vips() -> None:
     """The same pool behind two services, and one VIP with two ports, are everyday set-ups."""
     again = "  - {name: web2, vip: 203.0.113.10, port: 81, mode: nat, pool: web}\n  - name: dns"
-    first, second, _ = edit(("  - name: dns", again)).services
+    first, second, *_ = edit(("  - name: dns", again)).services
     assert first.pool is second.pool
 
 
 def test_inline_pools_have_names_that_no_file_can_give() -> None:
     """An inline pool is never mistaken for a named one."""
-    assert [service.pool.name for service in edit().services] == ["web", "service:dns"]
+    assert [service.pool.name for service in edit().services] == [
+        "web",
+        "service:dns",
+        "service:mail",
+    ]
 
 
 def test_no_services_is_an_error() -> None:
@@ -171,10 +190,6 @@ def test_warnings_have_places_too() -> None:
         ("services:\n", "  - {name: idle, backends: [{host: 10.0.0.1, port: 1}]}\nservices:\n"),
     )
     assert config.warnings == (
-        (
-            "lb.yaml:11:78: pools[0].backends[0].maxConnections: "
-            "accepted, but not enforced in this version"
-        ),
         "lb.yaml:23:12: pools[1].name: no service uses this pool; it is not probed",
         "lb.yaml:25:5: services[0]: every backend has weight 0: the service gets no traffic",
     )

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from lb_xdp.config import effective, json_schema, parse_config
 from lb_xdp.config.durations import format_duration, parse_duration_s
 from lb_xdp.config.reference import EXAMPLE, render
-from lb_xdp.core.model import Config
+from lb_xdp.core.model import Affinity, Algorithm, Config
 from lb_xdp.errors import InvalidConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ common = {
         st.fixed_dictionaries({}, optional={"rise": st.integers(1, 9), "fall": st.integers(1, 9)}),
     ),
     "jitter": st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda n: f"{n}%")),
-    "host": st.just("192.0.2.9"),
+    "host": st.sampled_from(["192.0.2.9", "::1"]),
     "port": st.integers(1, 65535),
 }
 http = {
@@ -57,8 +57,22 @@ checks = st.one_of(
 )
 
 
+TRANSLATING = ["nat", "fullnat"]
+FLOW_TIMES = ["settle", "tcp_idle", "tcp_opening", "tcp_closing", "udp_idle"]
+times = seconds.filter(lambda value: isinstance(value, str) or value >= 1).filter(
+    lambda value: not str(value).endswith("ms")
+)
+service_keys = {
+    "algorithm": st.sampled_from(list(Algorithm)).map(str),
+    "session": st.fixed_dictionaries(
+        {}, optional={"affinity": st.sampled_from(list(Affinity)).map(str), "timeout": times}
+    ),
+    "no_backend": st.sampled_from(["drop", "reject"]),
+}
+
+
 @st.composite
-def backend_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
+def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, Any]]:
     """Draw backends with distinct addresses, and names where they stay distinct."""
     count = draw(st.integers(1, 4))
     given_names = draw(st.lists(names, min_size=count, max_size=count, unique=True))
@@ -69,7 +83,7 @@ def backend_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
     }
     backends = []
     for number, name in enumerate(given_names):
-        own = {"host": f"10.0.0.{number + 1}", "port": draw(st.integers(1, 65535))}
+        own = {"host": f"{subnet}{number + 1}", "port": draw(st.integers(1, 65535))}
         if draw(st.booleans()):
             own["name"] = name
         backends.append(own | draw(st.fixed_dictionaries({}, optional=optional)))
@@ -85,21 +99,35 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     ]
     services = []
     for number, name in enumerate(draw(st.lists(names, min_size=1, max_size=3, unique=True))):
-        service: dict[str, Any] = {"name": name, "vip": f"203.0.113.{number + 1}", "mode": "nat"}
-        service |= {"port": draw(st.integers(1, 65535)), "protocol": draw(st.sampled_from(["tcp"]))}
-        named = draw(st.booleans())
-        if pools and named:
+        service: dict[str, Any] = {"name": name, "vip": f"203.0.113.{number + 1}"}
+        service |= {"port": draw(st.integers(1, 65535)), "mode": draw(st.sampled_from(TRANSLATING))}
+        kind = draw(st.sampled_from(["named", "inline", "ipv6", "any"]))
+        if pools and kind == "named":
             service["pool"] = draw(st.sampled_from(pools))["name"]
+        elif kind == "ipv6":
+            service["vip"] = f"2001:db8::{number + 1}"
+            service |= {"backends": draw(backend_lists("2001:db8:1::")), "health": draw(checks)}
+        elif kind == "any":
+            host = {"host": f"10.0.1.{number}"}
+            service |= {"port": "any", "mode": "gue", "backends": [host], "health": "none"}
         else:
             service |= {"backends": draw(backend_lists()), "health": draw(checks)}
-        services.append(service)
+        services.append(service | draw(st.fixed_dictionaries({}, optional=service_keys)))
     gateway_keys = {
+        "tunnel_sources": st.fixed_dictionaries(
+            {}, optional={"ipv4": st.just("10.8.0.0/16"), "ipv6": st.just("2001:db8::/48")}
+        ),
+        "gue_port": st.integers(1, 65535),
+        "flow_table": st.fixed_dictionaries(
+            {}, optional={"entries": st.integers(16, 1 << 24), **dict.fromkeys(FLOW_TIMES, times)}
+        ),
         "name": names,
         "xdp_mode": st.sampled_from(["auto", "native", "generic"]),
         "api": st.just({"socket": "/tmp/a  b"}),
         "metrics": st.sampled_from(["none", {"listen": "[::1]:80"}, {"listen": "0.0.0.0:1"}]),
     }
     gateway = draw(st.fixed_dictionaries({}, optional=gateway_keys))
+    gateway["snat_addresses"] = ["192.0.2.1", "2001:db8:9::1"]
     gateway["interfaces"] = draw(st.lists(names, min_size=1, max_size=3, unique=True))
     return {"gateway": gateway, "pools": pools, "services": services}
 
@@ -186,12 +214,39 @@ def test_the_example_of_the_reference_loads() -> None:
     assert [str(service.key) for service in config.services] == [
         "203.0.113.10:80/tcp",
         "203.0.113.53:53/udp",
+        "[2001:db8::25]:25/tcp",
     ]
 
 
 def test_the_committed_reference_is_the_generated_one() -> None:
     """docs/configuration.md cannot fall behind the schema."""
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == render()
+
+
+def test_every_default_is_written_out() -> None:
+    """The effective configuration of a short file names every key that shapes forwarding."""
+    text = "gateway: {interfaces: [eth0]}\nservices:\n"
+    text += "- {name: a, vip: 2001:db8::1, port: any, mode: gue, health: none,"
+    text += " session: {flows: none}, backends: [{host: 2001:db8::11}]}\n"
+    shown = YAML(typ="safe").load(effective(parse_config(text, "lb.yaml")))
+    assert shown["gateway"]["snat_addresses"] == []
+    assert shown["gateway"]["tunnel_sources"] == {"ipv4": "172.16.0.0/16", "ipv6": "100::/64"}
+    assert shown["gateway"]["gue_port"] == 6080
+    assert shown["gateway"]["flow_table"] == {
+        "entries": 262144,
+        "settle": "15min",
+        "tcp_idle": "3h",
+        "tcp_opening": "10s",
+        "tcp_closing": "10s",
+        "udp_idle": "30s",
+    }
+    (service,) = shown["services"]
+    assert service["port"] == "any"
+    assert service["session"] == {"affinity": "none", "timeout": "3h", "flows": "none"}
+    assert (service["algorithm"], service["no_backend"]) == ("maglev", "drop")
+    (backend,) = service["backends"]
+    assert (backend["name"], backend["host"]) == ("2001:db8::11", "2001:db8::11")
+    assert "port" not in backend
 
 
 def test_the_json_schema_knows_both_spellings() -> None:

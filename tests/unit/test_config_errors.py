@@ -48,7 +48,8 @@ def test_five_mistakes_make_five_lines_sorted_by_place() -> None:
     assert problems_of(FIVE_MISTAKES) == [
         (
             "lb.yaml:3:3: gateway.colour: unknown key; "
-            "allowed: name, interfaces, xdp_mode, api, metrics"
+            "allowed: name, interfaces, xdp_mode, api, metrics, snat_addresses, tunnel_sources, "
+            "gue_port, flow_table"
         ),
         (
             "lb.yaml:8:33: pools[0].backends[1].port: 8080 is not 80, the port of the service on "
@@ -77,7 +78,7 @@ def test_five_mistakes_make_five_lines_sorted_by_place() -> None:
         (
             "    mode: nat ",
             "    mode: natt ",
-            '"natt" is not allowed; one of dsr, nat; did you mea',
+            '"natt" is not allowed; one of dsr, ipip, gue, nat, fullnat; did you mean `nat`',
         ),
         ("protocol: tcp", "protocol: TCP", "did you mean `tcp`?"),
         ("    pool: web\n", "    pool: wed\n", 'there is no pool "wed"; did you mean `web`?'),
@@ -98,8 +99,7 @@ def test_a_missing_key_points_to_the_mapping_that_lacks_it() -> None:
     """For a missing key the place is where its mapping starts."""
     broken = EXAMPLE.replace("{host: 10.0.0.12, port: 8080, weight: 200}", "{host: 10.0.0.12}")
     assert only_problem(broken) == (
-        "12:9: pools[0].backends[1]: the key `port` is missing: the server's port; "
-        "with `mode: dsr` the same as the service's"
+        "12:9: pools[0].backends[1]: the key `port` is missing: the server's port"
     )
 
 

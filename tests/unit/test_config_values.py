@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from io import StringIO
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -14,14 +14,22 @@ from ruamel.yaml import YAML
 from lb_xdp.config import parse_config
 from lb_xdp.config.durations import format_duration, parse_duration_s
 from lb_xdp.core.model import (
+    ANY_PORT,
+    Affinity,
+    Algorithm,
     Backend,
     BackendName,
     CheckKind,
     Config,
+    FlowTable,
     HealthCheck,
     Listen,
+    Mode,
+    NoBackend,
     Protocol,
+    Session,
     StatusRange,
+    TunnelSources,
     XdpMode,
 )
 from lb_xdp.errors import InvalidConfigError
@@ -80,7 +88,15 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert config.gateway.xdp_mode is XdpMode.AUTO
     assert config.gateway.api_socket == "/run/lb-xdp/default/api.sock"
     assert config.gateway.metrics_listen == Listen("127.0.0.1", 9464)
+    assert config.gateway.snat_addresses == ()
+    assert config.gateway.tunnel_sources == TunnelSources()
+    assert config.gateway.gue_port == 6080
+    assert config.gateway.flow_table == FlowTable(262144, 900, 10800, 10, 10, 30)
     assert found.protocol is Protocol.TCP
+    assert found.algorithm is Algorithm.MAGLEV
+    assert found.session == Session(Affinity.NONE, 10800, flows=True)
+    assert found.no_backend is NoBackend.DROP
+    assert found.why_tracked is None
     assert found.pool.backends == (
         Backend(BackendName("10.0.0.11:8080"), IPv4Address("10.0.0.11"), 8080, 100, None),
     )
@@ -147,6 +163,99 @@ def test_a_probe_can_go_elsewhere() -> None:
     assert check.http_host == "www.example.net"
 
 
+def test_the_gateway_takes_tunnels_sources_and_a_flow_table() -> None:
+    """Every key of the gateway that shapes packets and flow records is taken over."""
+    found = gateway(
+        snat_addresses=["10.0.0.5", "2001:db8::5"],
+        tunnel_sources={"ipv4": "10.99.0.0/16", "ipv6": "2001:db8:99::/48"},
+        gue_port=6081,
+        flow_table={
+            "entries": 1000,
+            "settle": "1min",
+            "tcp_idle": "2min",
+            "tcp_opening": "3s",
+            "tcp_closing": "4s",
+            "udp_idle": "5s",
+        },
+    ).gateway
+    assert found.snat_addresses == (IPv4Address("10.0.0.5"), IPv6Address("2001:db8::5"))
+    assert found.tunnel_sources == TunnelSources(
+        IPv4Network("10.99.0.0/16"), IPv6Network("2001:db8:99::/48")
+    )
+    assert found.gue_port == 6081
+    assert found.flow_table == FlowTable(1000, 60, 120, 3, 4, 5)
+
+
+def test_a_service_takes_an_algorithm_a_session_and_a_word_for_no_backend() -> None:
+    """Every key of the service that shapes its flows is taken over."""
+    (found,) = service(
+        algorithm="source_hash",
+        session={"affinity": "client_prefix", "timeout": "1h"},
+        no_backend="reject",
+    ).services
+    assert found.algorithm is Algorithm.SOURCE_HASH
+    assert found.session == Session(Affinity.CLIENT_PREFIX, 3600, flows=True)
+    assert found.no_backend is NoBackend.REJECT
+    assert not service(session={"flows": "none"}).services[0].session.flows
+
+
+def test_ipv6_addresses_are_spelled_in_the_short_form_and_in_brackets() -> None:
+    """VIP, backend and probe host may be IPv6; names of backends put the address in brackets."""
+    hosts = [{"host": "2001:db8:0:0::0011", "port": 80}]
+    (found,) = service(vip="2001:DB8::1", backends=hosts, health={"host": "::1"}).services
+    assert found.vip == IPv6Address("2001:db8::1")
+    assert str(found.key) == "[2001:db8::1]:80/tcp"
+    (only,) = found.pool.backends
+    assert (only.name, only.address) == ("[2001:db8::11]:80", IPv6Address("2001:db8::11"))
+    assert str(only.key) == "[2001:db8::11]:80"
+    assert found.pool.health.host == IPv6Address("::1")
+
+
+@pytest.mark.parametrize(
+    ("host", "vip", "name"),
+    [("10.0.0.11", "203.0.113.1", "10.0.0.11"), ("2001:db8::11", "2001:db8::1", "2001:db8::11")],
+)
+def test_any_port_is_any_port_of_the_backend_too(host: str, vip: str, name: str) -> None:
+    """With `port: any` backends have no port, and are named by their address."""
+    (found,) = service(vip=vip, port="any", backends=[{"host": host}], health="none").services
+    assert found.port == ANY_PORT
+    assert str(found.key).endswith(":any/tcp")
+    assert found.pool.backends[0].port == ANY_PORT
+    assert found.pool.backends[0].name == str(found.pool.backends[0].key) == name
+
+
+@pytest.mark.parametrize("mode", ["dsr", "ipip", "gue", "nat"])
+def test_every_mode_is_known(mode: str) -> None:
+    """A mode needs no more than its word; fullnat's address is tested with the refusals."""
+    found = service(mode=mode, port=8080).services[0].mode
+    assert found is Mode(mode)
+    assert found.routes == (mode != "dsr")
+    assert (found.tunnel, found.translates) == (mode in {"ipip", "gue"}, mode == "nat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"algorithm": "least_connections"}, "least_connections needs to know every flow"),
+        ({"algorithm": "round_robin"}, "round_robin needs to know every flow"),
+        ({"algorithm": "random"}, "random needs to know every flow"),
+        ({"session": {"affinity": "client_ip"}}, "session affinity client_ip needs to know every"),
+        (
+            {"backends": [{"name": "web1", "host": "10.0.0.1", "port": 1, "max_connections": 5}]},
+            "max_connections of web1 needs to count every flow",
+        ),
+    ],
+)
+def test_a_service_says_why_it_records_every_flow(
+    changes: dict[str, object], expected: str
+) -> None:
+    """The reason is a clause that can stand in a status; nothing needs records otherwise."""
+    (found,) = service(**changes).services
+    assert found.tracked
+    assert (found.why_tracked or "").startswith(expected)
+    assert not service(algorithm="source_hash").services[0].tracked
+
+
 def test_a_short_interval_shortens_the_default_timeout() -> None:
     """An interval below a second alone is no mistake."""
     assert health(interval="100ms").timeout_s == 0.1
@@ -195,30 +304,60 @@ LATER = "not available in this version"
         (gateway, {"metrics": {"listen": "127.0.0.1:0"}}, "an address and a port"),
         (gateway, {"metrics": {"listen": "127.0.0.1:70000"}}, "an address and a port"),
         (gateway, {"metrics": {"listen": "host:80"}}, "an address and a port"),
-        (gateway, {"snat_addresses": []}, f"gateway.snat_addresses: {LATER}; only `mode: fullnat`"),
-        (service, {"vip": "2001:db8::1"}, "IPv6 is not available in this version"),
-        (service, {"vip": "203.0.113"}, "an IPv4 address"),
-        (service, {"vip": 3405803786}, "an IPv4 address"),
+        (gateway, {"snat_addresses": "10.0.0.5"}, '"10.0.0.5" is not allowed; a list'),
+        (gateway, {"snat_addresses": ["gw"]}, 'gateway.snat_addresses[0]: "gw": host names'),
+        (gateway, {"snat_addresses": ["fe80::5"]}, "fe80::5 is a link-local address"),
+        (gateway, {"tunnel_sources": {"ipv4": "172.16.0.0"}}, "an IPv4 prefix of 8 to 32 bits"),
+        (gateway, {"tunnel_sources": {"ipv4": "100::/64"}}, "an IPv4 prefix of 8 to 32 bits"),
+        (gateway, {"tunnel_sources": {"ipv4": "8.0.0.0/7"}}, "an IPv4 prefix of 8 to 32 bits"),
+        (gateway, {"tunnel_sources": {"ipv4": "10.0.0.1/8"}}, "write 10.0.0.0/8"),
+        (gateway, {"tunnel_sources": {"ipv4": "10.0.0.0/255.0.0.0"}}, "an IPv4 prefix of"),
+        (gateway, {"tunnel_sources": {"ipv4": "224.1.0.0/16"}}, "which is a multicast address"),
+        (gateway, {"tunnel_sources": {"ipv6": "10.0.0.0/8"}}, "an IPv6 prefix of 8 to 128 bits"),
+        (gateway, {"tunnel_sources": {"ipv6": "fe80::%1/64"}}, "an IPv6 prefix of 8 to 128 bits"),
+        (gateway, {"gue_port": 0}, INTEGER),
+        (gateway, {"gue_port": "any"}, INTEGER),
+        (gateway, {"flow_table": {"entries": 15}}, f"{INTEGER} 16 to 16777216"),
+        (gateway, {"flow_table": {"settle": "0s"}}, 'flow_table.settle: "0s" is not allowed; a d'),
+        (gateway, {"flow_table": {"udp_idle": "8d"}}, "a duration from 1s to 168h"),
+        (gateway, {"flow_table": 5}, "5 is not allowed; a mapping with entries, settle, tcp_idle"),
+        (service, {"vip": "203.0.113"}, "an address such as 203.0.113.10"),
+        (service, {"vip": 3405803786}, "an address such as 203.0.113.10"),
+        (service, {"vip": "2001:db8::1::2"}, "an address such as 203.0.113.10 or 2001:db8::10"),
+        (service, {"vip": "2001:db8::1%eth0"}, "an address with a zone is not allowed"),
+        (service, {"vip": "::ffff:203.0.113.10"}, "in IPv6 spelling; write 203.0.113.10"),
+        (service, {"vip": "::"}, "is no host's address"),
+        (service, {"vip": "::1"}, "is a loopback address"),
+        (service, {"vip": "ff02::1"}, "is a multicast address"),
+        (service, {"vip": "fe80::1"}, "is a link-local address, which no router forwards"),
+        (service, {"vip": "169.254.1.1"}, "is a link-local address, which no router forwards"),
         (service, {"vip": "224.0.0.1"}, "is a multicast address"),
         (service, {"vip": "0.0.0.0"}, "is no host's address"),
         (service, {"vip": "127.0.0.1"}, "is a loopback address"),
         (service, {"vip": "255.255.255.255"}, "is the broadcast address"),
-        (service, {"port": "any"}, f'"any" is {LATER}; {INTEGER} 1 to 65535'),
-        (service, {"port": "80"}, f'"80" is not allowed; {INTEGER} 1 to 65535'),
+        (service, {"port": "all"}, f'"all" is not allowed; {INTEGER} 1 to 65535, or any'),
+        (service, {"port": "80"}, f'"80" is not allowed; {INTEGER} 1 to 65535, or any'),
         (service, {"port": 0}, INTEGER),
         (service, {"port": True}, f"true is not allowed; {INTEGER}"),
         (service, {"port": 80.0}, f"80.0 is not allowed; {INTEGER}"),
         (service, {"protocol": "sctp"}, "one of tcp, udp"),
-        (service, {"mode": "ipip"}, f'"ipip" is {LATER}; one of dsr, nat'),
-        (service, {"algorithm": "round_robin"}, f'"round_robin" is {LATER}; maglev'),
-        (service, {"session": {"affinity": "client_ip"}}, f"{LATER}; none"),
+        (service, {"mode": "l2"}, "one of dsr, ipip, gue, nat, fullnat"),
+        (service, {"algorithm": "round-robin"}, "did you mean `round_robin`?"),
+        (service, {"algorithm": 1}, "one of maglev, round_robin, least_connections, random, sourc"),
+        (service, {"session": {"affinity": "client"}}, "one of none, client_ip, client_prefix"),
         (service, {"session": {"timeout": "0s"}}, "a duration from 1s to 168h"),
-        (service, {"session": {"flows": "none"}}, f"services[0].session.flows: {LATER}"),
+        (service, {"session": {"flows": False}}, "false is not allowed; one of auto, none"),
+        (service, {"no_backend": "ignore"}, "one of drop, reject"),
         (service, {"backends": []}, "services[0].backends: an empty list is not allowed"),
         (service, {"backends": [5]}, "5 is not allowed; a mapping with name, host, port"),
         (service, {"health": "nnoe"}, '"nnoe" is not allowed; `none`, or a mapping'),
         (backend, {"host": "web1.example.net"}, "host names are not available in this version"),
-        (backend, {"host": "::1"}, "IPv6 is not available in this version"),
+        (backend, {"host": "::1"}, "is a loopback address"),
+        (backend, {"host": "fe80::11"}, "is a link-local address: it could be on any interface"),
+        (backend, {"host": "fe80::11%eth0"}, "an address with a zone is not allowed"),
+        (backend, {"host": "::ffff:10.0.0.11"}, "in IPv6 spelling; write 10.0.0.11"),
+        (backend, {"port": None}, INTEGER),
+        (backend, {"port": 0}, INTEGER),
         (backend, {"host": "239.1.1.1"}, "is a multicast address"),
         (backend, {"host": "0.0.0.0"}, "is no host's address"),
         (backend, {"host": "127.0.0.9"}, "is a loopback address"),

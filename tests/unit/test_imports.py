@@ -27,13 +27,16 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "api": CORE,
     "api.server": CORE | {"reconciler"},
     "reconciler": CORE,
+    "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
     "turns": {"errors"},
     "daemon": CORE
-    | {"config", "reconciler", "reporter", "instance", "turns"}
+    | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
+    "cli.bench": CORE | {"datapath"},
+    "cli.decap": CORE | {"datapath"},
     "cli.run": CORE | {"config", "api.client", "daemon"},
     "cli.detach": CORE | {"config", "api.client", "daemon"},
     "__main__": {"cli"},
@@ -52,6 +55,9 @@ REACHING_OUT = {
 CORE_LIBRARIES: Mapping[str, set[str]] = {
     "core.ring": {"numpy"},  # 65,537 slots must be filled in milliseconds
     "core.plan": {"numpy"},  # it compares whole rings, which are arrays
+    "core.settle": {"numpy"},  # the same, slot by slot
+    "core.collect": {"numpy"},  # hundreds of thousands of flow records at a time
+    "core.flow_hash": {"numpy"},  # the same
 }
 
 

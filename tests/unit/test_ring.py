@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from lb_xdp.core.ring import (
     hand_over,
     maglev,
     moved,
+    schedule,
 )
 from tests.support.maglev_oracle import oracle
 
@@ -274,3 +275,41 @@ def test_moved_refuses_rings_of_two_sizes() -> None:
     """Slots of rings of different size mean different flows."""
     with pytest.raises(ValueError, match="7 and 11 slots"):
         moved(maglev(pool(1), 7), maglev(pool(1), 11))
+
+
+def test_both_families_share_a_ring() -> None:
+    """IPv4 comes before IPv6, and an IPv6 backend is hashed by its address in brackets."""
+    six = BackendKey(IPv6Address("2001:db8::1"), 80)
+    four = BackendKey(IPv4Address("192.0.2.1"), 80)
+    ring = maglev({six: 1, four: 1}, 251)
+    assert ring.keys == (four, six)
+    assert str(six) == "[2001:db8::1]:80"
+    assert sorted(ring.counts().values()) == [125, 126]
+
+
+def turns(weights: Weights, count: int) -> str:
+    """Return the first turns of a schedule, backends as letters."""
+    return "".join(chr(ord("a") + i) for i in schedule(weights, weights).owner[:count].tolist())
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [((1,), "aaaa"), ((7, 7, 7), "abcabcabc"), ((5, 1, 1), "aaabaac"), ((1, 1, 4), "accbcc")],
+)
+def test_turns_follow_the_weights(weights: tuple[int, ...], expected: str) -> None:
+    """Equal weights take turns, a heavy backend comes more often, light ones in between."""
+    assert turns(pool(*weights), len(expected)) == expected
+
+
+@given(pools, st.data())
+def test_schedule_is_fair_from_the_first_turn_on(weights: Weights, data: st.DataObject) -> None:
+    """After any number of turns each live backend is within two turns of its share."""
+    live = data.draw(st.sets(st.sampled_from(sorted(weights))))
+    ring = schedule(weights, live, 521)
+    able = {key: weights[key] for key in live if weights[key]}
+    if not able:
+        assert owners(ring) == [None] * 521
+    for key, weight in able.items():
+        taken = np.cumsum([owner == key for owner in owners(ring)])
+        share = np.arange(1, 522) * (weight / sum(able.values()))
+        assert np.abs(taken - share).max() <= 2

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Flows that the ring alone does not place: those on a slot that changed hands a while ago, and all
+ * flows of a service that must know them (lb_schedule.h says where a new one goes).
+ *
+ * Invariants:
+ *  - a flow without a record on an unsettled slot is older than the slot's change: it belongs to
+ *    the former backend, and is recorded as such when it shows itself;
+ *  - a record is added in a settled slot only by a tracked service, and in a marked one by none;
+ *  - a record whose backend is down, gone or another by now is void and never followed;
+ *  - where the table is full, a new flow goes where a flow without a record would.
+ * Records are removed by the controller, and by a SYN on a marked slot.
+ */
+#ifndef LB_FLOW_H
+#define LB_FLOW_H
+
+#include "lb_count.h"
+#include "lb_limit.h"
+#include "lb_ring.h"
+#include "lb_service.h"
+
+#if LB_FLOWS
+
+#define LB_TOUCH_JIFFIES LB_HZ /* how stale `seen` may get before a packet renews it */
+
+static __always_inline __u32 lb_now(void)
+{
+	return bpf_jiffies64();
+}
+
+static __always_inline void lb_flow_key_of(struct lb_flow_key *key, struct lb_packet *packet,
+					   int family)
+{
+	lb_copy_address(key->source, lb_source(packet, family), family);
+	lb_copy_address(key->destination, lb_destination(packet, family), family);
+	key->source_port = packet->source_port;
+	key->destination_port = packet->destination_port;
+	key->protocol = packet->protocol;
+	key->family = family;
+	key->pad = 0;
+}
+
+static __always_inline struct lb_flow *lb_flow_find(struct lb_flow_key *key)
+{
+	return bpf_map_lookup_elem(LB_MAP(flows), key);
+}
+
+/* The flow is over: its backend has a connection less, once. */
+static __always_inline void lb_flow_close(struct lb_flow *flow)
+{
+	__u64 before = __sync_fetch_and_or(&flow->state, LB_FLOW_CLOSED);
+
+	if (before & LB_FLOW_CLOSED)
+		return;
+	LB_COUNT_FLOW(closes);
+	if (before & LB_FLOW_COUNTED)
+		lb_release(flow->backend);
+}
+
+/*
+ * What a packet of the flow tells: it lives, it is established, it ends. `side` is the sender's FIN
+ * bit; `both` says whether both directions pass here, so that both FINs can be waited for. Returns
+ * whether it was the first for a while.
+ */
+static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *packet, __u64 side,
+				       int both)
+{
+	struct tcphdr *tcp = lb_tcp(packet);
+	__u32 now = lb_now();
+	__u64 fins = LB_FLOW_CLIENT_FIN | LB_FLOW_BACKEND_FIN;
+	int stale = now - flow->seen > LB_TOUCH_JIFFIES;
+
+	if (stale)
+		flow->seen = now;
+	if (!tcp)
+		return stale;
+	if (flow->state & LB_FLOW_OPENING && side == LB_FLOW_CLIENT_FIN && !tcp->syn)
+		__sync_fetch_and_and(&flow->state, ~(__u64)LB_FLOW_OPENING);
+	if (tcp->rst) {
+		lb_flow_close(flow);
+	} else if (tcp->fin) {
+		__u64 state = __sync_fetch_and_or(&flow->state, side) | side;
+
+		if (!both || (state & fins) == fins)
+			lb_flow_close(flow);
+	}
+	return stale;
+}
+
+/* Adds or replaces a record; 0 where there is no room. `counted`: lb_reserve() has been called. */
+static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
+					  struct lb_backend *backend, int opening, int counted)
+{
+	struct lb_flow flow = {
+		.state = (opening ? LB_FLOW_OPENING : 0) | (counted ? LB_FLOW_COUNTED : 0),
+		.backend = index,
+		.identity = backend->identity,
+		.seen = lb_now(),
+	};
+
+	if (bpf_map_update_elem(LB_MAP(flows), key, &flow, BPF_ANY)) {
+		LB_COUNT_FLOW(full);
+		return 0;
+	}
+	LB_COUNT_FLOW(inserts);
+	return 1;
+}
+
+/*
+ * A flow of an untracked service on a slot that is not settled. Returns the backend's index, 0 for
+ * none.
+ */
+static __always_inline __u32 lb_unsettled_pick(struct lb_packet *packet, __u32 slot, int family)
+{
+	__u32 index = lb_slot_backend(slot), former = lb_slot_former(slot);
+	int unsettled = lb_slot_state(slot) == LB_SLOT_UNSETTLED;
+	int syn = lb_is_syn(packet);
+	struct lb_backend *backend;
+	struct lb_flow_key key;
+	struct lb_flow *flow;
+
+	lb_flow_key_of(&key, packet, family);
+	flow = lb_flow_find(&key);
+	if (flow && !syn) {
+		if (lb_backend_if(flow->backend, flow->identity)) {
+			lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, 0);
+			return flow->backend;
+		}
+		LB_COUNT_FLOW(rehashed);
+	}
+	if (!unsettled) {
+		if (flow)
+			bpf_map_delete_elem(LB_MAP(flows), &key);
+		return index;
+	}
+	backend = lb_backend_at(former);
+	if (!backend || !(backend->flags & LB_BACKEND_UP))
+		former = index;
+	/* A record that is void was the former backend's; its flow starts over at the present one. */
+	if (!syn && !flow)
+		index = former;
+	backend = lb_backend_at(index);
+	if (!index || !backend)
+		return 0;
+	return lb_flow_record(&key, index, backend, syn, 0) ? index : former;
+}
+
+#endif /* LB_FLOWS */
+#endif

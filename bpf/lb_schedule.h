@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Services that track every flow: an established one follows its record, a new one is given to a
+ * backend by the service's algorithm, its client's history and the backends' limits.
+ */
+#ifndef LB_SCHEDULE_H
+#define LB_SCHEDULE_H
+
+#include "lb_flow.h"
+
+#if LB_TRACKED
+
+#define LB_TRIES 8 /* slots looked at for a backend that has room */
+#define LB_SAMPLES 8 /* slots that least_connections compares */
+
+/* One connection is counted where the service counts any. */
+static __always_inline int lb_takes_one(__u32 index, struct lb_stand *stand)
+{
+	if (!LB_COUNTED || !(stand->flags & LB_SERVICE_COUNTED))
+		return 1;
+	return lb_reserve(index);
+}
+
+/* Of LB_SAMPLES slots the backend with the fewest connections for its weight; 0 if all are empty. */
+static __always_inline __u32 lb_least_loaded(struct lb_ring *ring)
+{
+	__u32 hash = bpf_get_prandom_u32();
+	__u64 least = ~0ULL;
+	__u32 best = 0;
+
+	for (int i = 0; i < LB_SAMPLES; i++) {
+		__u32 index = lb_slot_backend(lb_slot_at(ring, hash));
+		__u64 load = lb_load(index);
+
+		if (load < least) {
+			best = index;
+			least = load;
+		}
+		hash = hash * 0x9e3779b1 + 0x7f4a7c15;
+	}
+	return best;
+}
+
+/* The slot's backend for the n-th try. */
+static __always_inline __u32 lb_scheduled(struct lb_ring *ring, struct lb_stand *stand, __u32 hash,
+					  int attempt)
+{
+	__u64 turn;
+
+	if (stand->schedule == LB_SCHEDULE_TURN) {
+		turn = __sync_fetch_and_add(&ring->head.turn, 1) % LB_RING_SLOTS;
+		hash = ((turn << 32) + LB_RING_SLOTS - 1) / LB_RING_SLOTS;
+	} else if (stand->schedule == LB_SCHEDULE_HASH) {
+		hash += (__u32)attempt * 0x9e3779b1;
+	} else {
+		hash = bpf_get_prandom_u32();
+	}
+	return lb_slot_backend(lb_slot_at(ring, hash));
+}
+
+#if LB_CLIENTS
+/* A client of a service, or the network that it is in: the key of `affinities`. */
+static __always_inline void lb_client_key(struct lb_flow_key *key, struct lb_flow_key *flow,
+					  struct lb_stand *stand)
+{
+	*key = *flow;
+	key->source_port = 0;
+	if (!(stand->flags & LB_SERVICE_PREFIX))
+		return;
+	if (flow->family == 4) {
+		key->source[0] &= bpf_htonl(0xffffff00);
+	} else {
+		key->source[2] = 0;
+		key->source[3] = 0;
+	}
+}
+
+/* The backend that a client is bound to, if it may have one more flow; else 0. */
+static __always_inline __u32 lb_client_backend(struct lb_ring *ring, struct lb_stand *stand,
+					       struct lb_flow_key *key)
+{
+	struct lb_affinity *known = bpf_map_lookup_elem(LB_MAP(affinities), key);
+	struct lb_backend *backend;
+
+	if (!known || lb_now() - known->seen > ring->head.affinity_s * LB_HZ)
+		return 0;
+	backend = lb_backend_if(known->backend, known->identity);
+	if (!backend || backend->flags & LB_BACKEND_NO_NEW)
+		return 0;
+	return lb_takes_one(known->backend, stand) ? known->backend : 0;
+}
+
+static __always_inline void lb_client_bind(struct lb_flow_key *key, __u32 index,
+					   struct lb_backend *backend)
+{
+	struct lb_affinity bond = {
+		.backend = index,
+		.identity = backend->identity,
+		.seen = lb_now(),
+	};
+
+	bpf_map_update_elem(LB_MAP(affinities), key, &bond, BPF_ANY);
+}
+
+/* A client with a living flow is remembered. */
+static __always_inline void lb_client_touch(struct lb_stand *stand, struct lb_flow_key *flow)
+{
+	struct lb_affinity *known;
+	struct lb_flow_key key;
+
+	lb_client_key(&key, flow, stand);
+	known = bpf_map_lookup_elem(LB_MAP(affinities), &key);
+	if (known)
+		known->seen = lb_now();
+}
+#endif
+
+/* For a new flow: sets the backend's index and counts the connection, or says why there is none. */
+static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *stand,
+				     struct lb_ring *ring, struct lb_flow_key *flow, __u32 *index)
+{
+	struct lb_backend *backend;
+	int end = LB_END(no_backend);
+
+	*index = 0;
+#if LB_CLIENTS
+	struct lb_flow_key client;
+
+	lb_client_key(&client, flow, stand);
+	if (stand->flags & LB_SERVICE_CLIENT) {
+		*index = lb_client_backend(ring, stand, &client);
+		if (*index)
+			end = LB_OK;
+	}
+#endif
+#if LB_COUNTED
+	/* Its winner may have come to its limit: then any backend with room does. */
+	if (end && stand->schedule == LB_SCHEDULE_LEAST) {
+		*index = lb_least_loaded(ring);
+		if (*index && lb_takes_one(*index, stand))
+			end = LB_OK;
+	}
+#endif
+	for (int i = 0; i < LB_TRIES && end; i++) {
+		*index = lb_scheduled(ring, stand, packet->hash, i);
+		if (!*index)
+			break;
+		end = lb_takes_one(*index, stand) ? LB_OK : LB_END(backends_full);
+	}
+	if (end)
+		return end;
+	backend = lb_backend_at(*index);
+	if (!backend)
+		return LB_END(internal);
+#if LB_CLIENTS
+	if (stand->flags & LB_SERVICE_CLIENT)
+		lb_client_bind(&client, *index, backend);
+#endif
+	return LB_OK;
+}
+
+/* Whether a packet goes on with the flow of a record, if that is not void. */
+static __always_inline int lb_goes_on(struct lb_flow *flow, struct lb_packet *packet)
+{
+	/* A SYN again, before anything else: the same flow. Later: the client's port, used anew. */
+	return !lb_is_syn(packet) ||
+	       (flow->state & (LB_FLOW_OPENING | LB_FLOW_CLOSED)) == LB_FLOW_OPENING;
+}
+
+/*
+ * Sets the index of the flow's backend, and `known` to its record; NULL: the flow is new. `key`
+ * comes out filled. A flow that finds no room in the table goes by the ring, which is as good a
+ * place as any without a record.
+ */
+static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_stand *stand,
+					   struct lb_ring *ring, struct lb_flow_key *key,
+					   __u32 *index, struct lb_flow **known, int family)
+{
+	/* Without branches, each of which would double what the verifier has to go through. */
+	int counted = LB_COUNTED ? stand->flags / LB_SERVICE_COUNTED & 1 : 0;
+	int both = stand->kind / LB_KIND_NAT; /* nat, fullnat: both directions pass here */
+	struct lb_backend *backend;
+	struct lb_flow *flow;
+	int end;
+
+	lb_flow_key_of(key, packet, family);
+	flow = lb_flow_find(key);
+	if (flow && lb_goes_on(flow, packet)) {
+		if (lb_backend_if(flow->backend, flow->identity)) {
+			int first = lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, both);
+
+#if LB_CLIENTS
+			if (first && stand->flags & LB_SERVICE_CLIENT)
+				lb_client_touch(stand, key);
+#endif
+			*index = flow->backend;
+			*known = flow;
+			return LB_OK;
+		}
+		LB_COUNT_FLOW(rehashed);
+	}
+	if (flow)
+		lb_flow_close(flow);
+	end = lb_assign(packet, stand, ring, key, index);
+	if (end)
+		return end;
+	backend = lb_backend_at(*index);
+	if (!backend)
+		return LB_END(internal);
+	if (!lb_flow_record(key, *index, backend, lb_is_syn(packet), counted)) {
+		if (counted)
+			lb_release(*index);
+		*index = lb_slot_backend(lb_slot_at(ring, packet->hash));
+	}
+	return *index ? LB_OK : LB_END(no_backend);
+}
+
+#endif /* LB_TRACKED */
+#endif

@@ -1,0 +1,72 @@
+"""``lb-xdp service``: how each service forwards, spreads and remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import click
+
+from lb_xdp.cli.connect import connect
+
+if TYPE_CHECKING:
+    from lb_xdp.cli.target import Target
+    from lb_xdp.core.snapshot import ServiceStatus
+
+PIPED_COLUMNS = 120
+
+
+@click.group("service")
+def command() -> None:
+    """Show how services forward, spread and remember.
+
+    \b
+    Example:
+      sudo lb-xdp service show
+      sudo lb-xdp service show web -o json
+    """
+
+
+@command.command("show")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: a list of services, their backends included.",
+)
+@click.pass_obj
+def show(target: Target, names: tuple[str, ...], output: str) -> None:
+    """Show services: all of them, or those named.
+
+    Says of each which of its flows are recorded in the flow table, and why. A service whose flows
+    follow from the ring needs records only while slots are unsettled, that is for a while after
+    the ring has changed.
+
+    \b
+    Example:
+      sudo lb-xdp service show web
+    """
+    known = {service.name: service for service in connect(target).snapshot().services}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.UsageError(
+            f"No service is named {', '.join(unknown)}. There are: {', '.join(known)}."
+        )
+    services = [known[name] for name in names or known]
+    if output == "json":
+        document = [dataclasses.asdict(service) for service in services]
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    _print(services)
+
+
+def _print(services: list[ServiceStatus]) -> None:
+    from lb_xdp.cli.service_table import render  # noqa: PLC0415 - rich is slow to import, JSON first
+
+    columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
+    click.echo(render(services, columns=columns), nl=False)

@@ -1,0 +1,104 @@
+"""Addresses and prefixes of a configuration: which of them can do what they are given for.
+
+Both families have the same rules. A rule says no to an address that can never work, such as a
+multicast VIP; it refuses to compare addresses with each other: ``check`` and ``modes`` do that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeAlias
+
+from lb_xdp.config.values import RefusedError, Rule
+from lb_xdp.config.wording import show
+from lb_xdp.core.model import IPV6, Address
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+_NO_HOST: tuple[tuple[Network, str], ...] = (
+    (IPv4Network("0.0.0.0/8"), "is no host's address (0.0.0.0/8)"),
+    (IPv4Network("127.0.0.0/8"), "is a loopback address, which never leaves its host"),
+    (IPv4Network("224.0.0.0/4"), "is a multicast address"),
+    (IPv4Network("255.255.255.255/32"), "is the broadcast address"),
+    (IPv6Network("::1/128"), "is a loopback address, which never leaves its host"),
+    (IPv6Network("::/32"), "is no host's address (::/32)"),
+    (IPv6Network("ff00::/8"), "is a multicast address"),
+)
+_LINK_LOCAL: tuple[tuple[Network, str], ...] = (
+    (IPv4Network("169.254.0.0/16"), "is a link-local address, which no router forwards"),
+    (IPv6Network("fe80::/10"), "is a link-local address, which no router forwards"),
+)
+_NEEDS_ZONE = ((IPv6Network("fe80::/10"), "is a link-local address: it could be on any interface"),)
+
+ROUTED: Sequence[tuple[Network, str]] = (*_NO_HOST, *_LINK_LOCAL)
+"""What an address that routers forward to cannot be, and why."""
+
+HOSTS: Sequence[tuple[Network, str]] = (*_NO_HOST, *_NEEDS_ZONE)
+"""What the address of another host cannot be."""
+
+ANYWHERE: Sequence[tuple[Network, str]] = _NEEDS_ZONE
+"""What an address cannot be that may be one of this host, too."""
+
+_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
+
+
+def _read_address(value: object, allowed: str) -> Address:
+    """Read an address of either family; RFC 4007 zones and RFC 4291 mapped ones get their words."""
+    if not isinstance(value, str):
+        raise RefusedError
+    if _HOST_NAME.fullmatch(value):
+        raise RefusedError(
+            f"{show(value)}: host names are not available in this version; {allowed}"
+        )
+    try:
+        found = ip_address(value)
+    except ValueError:
+        raise RefusedError from None
+    if isinstance(found, IPv6Address) and found.scope_id is not None:
+        raise RefusedError(f"{show(value)}: an address with a zone is not allowed; {allowed}")
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        raise RefusedError(
+            f"{show(value)} is an IPv4 address in IPv6 spelling; write {found.ipv4_mapped}"
+        )
+    return found
+
+
+def address(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
+    """Return the rule for an IPv4 or IPv6 address that lies in none of the ``unfit`` networks."""
+
+    def convert(value: object) -> Address:
+        found = _read_address(value, allowed)
+        for network, reason in unfit:
+            if found in network:
+                raise RefusedError(f"{found} {reason}; {allowed}")
+        return found
+
+    formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6")]
+    return Rule("address", allowed, {"anyOf": formats}, convert)
+
+
+def prefix(version: int, shortest: int, example: str) -> Rule:
+    """Return the rule for a prefix of one family, with at least ``shortest`` bits."""
+    longest = IPv6Network("::/0").max_prefixlen if version == IPV6 else 32
+    pattern = re.compile(r"^[0-9a-fA-F.:]+/[0-9]{1,3}$", re.ASCII)
+    allowed = f"an IPv{version} prefix of {shortest} to {longest} bits such as {example}"
+
+    def convert(value: object) -> Network:
+        if not isinstance(value, str) or pattern.fullmatch(value) is None:
+            raise RefusedError
+        try:
+            network = ip_network(value, strict=False)
+        except ValueError:
+            raise RefusedError from None
+        if network.version != version or network.prefixlen < shortest:
+            raise RefusedError
+        if str(network.network_address) != str(ip_address(value.split("/")[0])):
+            raise RefusedError(f"{show(value)} has bits beyond its length set; write {network}")
+        for unfit, reason in _NO_HOST:
+            if unfit.version == version and network.overlaps(unfit):
+                raise RefusedError(f"{network} overlaps {unfit}, which {reason}; {allowed}")
+        return network
+
+    return Rule("prefix", allowed, {"type": "string", "pattern": pattern.pattern}, convert)

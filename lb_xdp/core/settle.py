@@ -1,0 +1,143 @@
+"""A ring as the program sees it, and how its slots get from one backend to the next.
+
+Owns the three states of a slot: which of them a change leads to, when a slot settles, and when its
+mark goes. It refuses to know services and backends: here they are indices, alive or not.
+
+What a state says of the flows on the slot:
+ - SETTLED: none has a record; all belong to the slot's backend;
+ - UNSETTLED: a flow without a record is older than the change and belongs to the former backend;
+   one that began since has a record;
+ - MARKED: records may exist and count; a flow without one belongs to the slot's backend.
+
+Invariant: a flow whose backend stays live keeps it, whatever the ring does meanwhile, as long as it
+is never silent for longer than the settle time. ``bpf/lb_flow.h`` is the other half of that.
+numpy is allowed here: rings are arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NO_BACKEND = 0
+"""The index that stands for none in a ring; no backend ever has it."""
+
+INDEX_BITS = 15
+STATE_SHIFT = 2 * INDEX_BITS
+SETTLED, UNSETTLED, MARKED = 0, 1, 2
+"""``LB_SLOT_*`` of ``bpf/lb_types.h``."""
+
+Slots = npt.NDArray[np.uint32]
+Live = npt.NDArray[np.bool_]
+
+_NONE = np.uint32(NO_BACKEND)
+_INDEX = np.uint32((1 << INDEX_BITS) - 1)
+_SETTLED, _UNSETTLED, _MARKED = np.uint32(SETTLED), np.uint32(UNSETTLED), np.uint32(MARKED)
+
+
+class RingImage(NamedTuple):
+    """A ring in the kernel. ``slots`` are packed: backend's index, former one's, state.
+
+    ``unsettled_until_ns`` is CLOCK_MONOTONIC, 0 where no slot is unsettled. ``affinity_s`` is how
+    long a client without flows is remembered.
+    """
+
+    slots: Slots
+    unsettled_until_ns: int = 0
+    affinity_s: int = 0
+
+
+def pack(current: Slots, former: Slots | np.uint32, state: Slots | np.uint32) -> Slots:
+    """Return slots as the program sees them; a single number stands for all slots."""
+    packed: Slots = current | former << np.uint32(INDEX_BITS) | state << np.uint32(STATE_SHIFT)
+    return packed
+
+
+def current_of(slots: Slots) -> Slots:
+    """Return the index of the present backend of each slot."""
+    return slots & _INDEX
+
+
+def former_of(slots: Slots) -> Slots:
+    """Return the index of the former backend of each slot."""
+    return slots >> np.uint32(INDEX_BITS) & _INDEX
+
+
+def state_of(slots: Slots) -> Slots:
+    """Return the state of each slot."""
+    return slots >> np.uint32(STATE_SHIFT)
+
+
+def advance(
+    before: RingImage | None, wanted: Slots, live: Live, settle_ns: int, now_ns: int
+) -> RingImage:
+    """Return the ring whose slots belong to ``wanted``, given what it was.
+
+    ``wanted`` are indices, ``NO_BACKEND`` where nobody takes the slot. ``live`` says by index who
+    may have packets and still is the backend that the index meant in ``before``. ``settle_ns`` 0:
+    all slots are settled, as they are without a ``before``. The affinity is kept.
+
+    A slot is unsettled as long as a live backend other than its present one owns the flows without
+    a record. That is the former backend of an unsettled slot, else the present one before the
+    change: a further change keeps the oldest, since what is unrecorded is older than all of them.
+    A slot that was unsettled or marked is marked at least: its records still count.
+    """
+    if before is None or settle_ns == 0:
+        return RingImage(wanted, 0, before.affinity_s if before else 0)
+    if np.array_equal(before.slots, wanted):  # settled before and after, as most rings are
+        return before._replace(unsettled_until_ns=0)
+    before = expire(before, now_ns)
+    current, former, state = _unpack(before.slots)
+    unrecorded = np.where((state == UNSETTLED) & live[former], former, current)
+    unsettled = live[unrecorded] & (unrecorded != wanted)
+    after = np.where(unsettled, _UNSETTLED, np.where(state == SETTLED, _SETTLED, _MARKED))
+    slots = pack(wanted, np.where(unsettled, unrecorded, _NONE), after)
+    until_ns = before.unsettled_until_ns
+    if bool((unsettled & (current != wanted)).any()):
+        until_ns = now_ns + settle_ns
+    return RingImage(slots, until_ns if bool(unsettled.any()) else 0, before.affinity_s)
+
+
+def expire(image: RingImage, now_ns: int) -> RingImage:
+    """Return the ring as it is once its time is up: what was unsettled is marked."""
+    if image.unsettled_until_ns == 0 or now_ns < image.unsettled_until_ns:
+        return image
+    current, _, state = _unpack(image.slots)
+    after = np.where(state == UNSETTLED, _MARKED, state)
+    return image._replace(slots=pack(current, _NONE, after), unsettled_until_ns=0)
+
+
+def mark_all(image: RingImage) -> RingImage:
+    """Return the ring with every slot marked: flows may have records, wherever they fall now."""
+    marked = pack(current_of(image.slots), _NONE, _MARKED)
+    return image._replace(slots=marked, unsettled_until_ns=0)
+
+
+def state_counts(image: RingImage) -> tuple[int, int]:
+    """Return how many slots are unsettled, and how many marked."""
+    states = np.bincount(state_of(image.slots), minlength=MARKED + 1)
+    return int(states[UNSETTLED]), int(states[MARKED])
+
+
+def has_marked(image: RingImage) -> bool:
+    """Say whether some slot is marked. MARKED is the highest state, so one maximum tells."""
+    return len(image.slots) > 0 and int(image.slots.max()) >> STATE_SHIFT == MARKED
+
+
+def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImage:
+    """Return the ring with marks only on ``recorded``, the slots that flows with records fall on.
+
+    Records must have been read after the slots were marked; then none can have been added since.
+    Returns ``image`` itself if no mark goes.
+    """
+    free = state_of(image.slots) == MARKED
+    free[recorded] = False
+    if not free.any():
+        return image
+    return image._replace(slots=np.where(free, current_of(image.slots), image.slots))
+
+
+def _unpack(slots: Slots) -> tuple[Slots, Slots, Slots]:
+    return current_of(slots), former_of(slots), state_of(slots)

@@ -1,0 +1,157 @@
+"""A freshly loaded program is tried before any interface runs it: against the reference model.
+
+The same instructions are loaded once more, onto twins of the maps that a program writes, since a
+test run really changes maps; a few hundred packets made from the configuration go through. The
+generation's own tables are read as they are. It owns the trial, not the consequences: a difference
+raises SelfTestError, and what was forwarding goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from lb_xdp.core.plan import INDICES, Plan
+from lb_xdp.core.reference import Found, Model, difference
+from lb_xdp.core.reference.trial import Trial
+from lb_xdp.datapath import syscall
+from lb_xdp.datapath.compile import Code, way_bits
+from lb_xdp.datapath.generation import Generation, load_programs
+from lb_xdp.datapath.layout import layout
+from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
+from lb_xdp.datapath.syscall import MapType
+from lb_xdp.errors import SelfTestError
+
+_LOOPBACK: Final = 1
+_ACTIONS: Final = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
+_TWIN_ENTRIES: Final = 8192
+_HASHES: Final = frozenset({MapType.HASH, MapType.LRU_HASH})
+_MAX_CHOICES: Final = 32
+_NOTHING: Final = bytes(64)
+
+
+class Tried(NamedTuple):
+    """How many packets went through, and for how many of them the model knew the outcome."""
+
+    packets: int
+    foretold: int
+
+
+def verify_generation(plan: Plan, generation: Generation, code: Code) -> Tried:
+    """Compare a generation that nothing runs yet with the reference model.
+
+    ``code`` is what the generation's programs were loaded from. Raises SelfTestError at the first
+    difference, VerifierError or MapError if the twins cannot be made.
+    """
+    model = Model(
+        plan.structure,
+        plan.indices,
+        plan.records,
+        plan.rings,
+        set(plan.interfaces.values()),
+        blank=True,
+    )
+    packets = foretold = 0
+    with _bench(plan, generation, code) as bench:
+        for frame in Trial(plan.structure):
+            packets += 1
+            foretold += _judge(model, bench.ingress, frame, bench.run(frame))
+    return Tried(packets, foretold)
+
+
+def _judge(model: Model, ingress: int, frame: bytes, found: Found) -> bool:
+    """Return whether the model knew. Raises SelfTestError if it knew better."""
+    expected = model.journey(frame, ingress)
+    if expected.unknown and not expected.among:
+        return False
+    possible = [expected]
+    if expected.unknown:
+        among = expected.among[:_MAX_CHOICES]
+        possible = [model.journey(frame, ingress, choice) for choice in among]
+    said = [difference(frame, ingress, outcome, found) for outcome in possible]
+    if None not in said:
+        raise SelfTestError(
+            "the new program does not do what the reference model does. It is not used, and what "
+            f"was forwarding goes on. A bug, please report:\n{said[0]}"
+        )
+    return True
+
+
+class _Bench:
+    """A program on twins, and the counters that say why each packet ended as it did."""
+
+    def __init__(self, program_fd: int, reasons: BpfMap, interfaces: Collection[int]) -> None:
+        self._fd = program_fd
+        self._reasons = reasons
+        self._counted = self._read()
+        self.ingress = next(filter(self._takes, sorted(interfaces)), _LOOPBACK)
+
+    def _takes(self, ifindex: int) -> bool:
+        """Say whether the kernel lets a packet come in there.
+
+        EINVAL: no receive queue that knows XDP, as with a veth before its first program. ENODEV:
+        gone by now. Loopback always serves.
+        """
+        try:
+            self._run(_NOTHING, ifindex)
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.ENODEV}:
+                return False
+            raise
+        return True
+
+    def _run(self, frame: bytes, ifindex: int) -> syscall.TestRun:
+        run = syscall.program_test_run(
+            self._fd, frame, ifindex=None if ifindex == _LOOPBACK else ifindex
+        )
+        self._before, self._counted = self._counted, self._read()
+        return run
+
+    def run(self, frame: bytes) -> Found:
+        """Run one packet. Raises OSError if the kernel does not."""
+        run = self._run(frame, self.ingress)
+        counted = [
+            f"{after - before}x {reason.name}" if after - before != 1 else reason.name
+            for reason, before, after in zip(
+                layout().reasons, self._before, self._counted, strict=True
+            )
+            if after != before
+        ]
+        return Found(_ACTIONS[run.action], " and ".join(counted) or "no reason", run.packet)
+
+    def _read(self) -> list[int]:
+        _, values = self._reasons.read_all()
+        numbers: list[int] = values.tolist()
+        return numbers
+
+
+@contextmanager
+def _bench(plan: Plan, generation: Generation, code: Code) -> Iterator[_Bench]:
+    with ExitStack() as undo:
+        maps = dict(generation.maps)
+        for spec in _twins(plan, generation):
+            maps[spec.name] = undo.enter_context(BpfMap.create(spec))
+        for ifindex in plan.interfaces.values():
+            maps["devices"].write(ifindex, ifindex)
+        program = load_programs(code, maps)
+        undo.callback(os.close, program.fd)
+        yield _Bench(program.fd, maps["reasons"], plan.interfaces.values())
+
+
+def _twins(plan: Plan, generation: Generation) -> Iterator[MapSpec]:
+    """Yield what the program writes, and its table of programs, small where sizes do not matter."""
+    yield generation.maps["programs"].spec
+    highest = max(plan.indices.values(), default=0)
+    for spec in persistent_specs(_TWIN_ENTRIES, way_bits()):
+        if spec.name == "reasons":
+            yield replace(spec, kind=MapType.ARRAY)
+        elif spec.kind in _HASHES:
+            yield replace(spec, max_entries=min(spec.max_entries, _TWIN_ENTRIES))
+        elif spec.max_entries == INDICES:
+            yield replace(spec, max_entries=highest + 1)
+        else:
+            yield spec
