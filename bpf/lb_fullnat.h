@@ -13,7 +13,7 @@
 
 #if LB_FULLNAT
 
-#define LB_SNAT_TRIES 32
+#define LB_SNAT_TRIES 16
 #define LB_SNAT_FIRST_PORT 1024
 #define LB_SNAT_PORTS (65536 - LB_SNAT_FIRST_PORT)
 
@@ -40,17 +40,15 @@ static __always_inline __be16 lb_snat_port(struct lb_packet *packet, __u32 hash,
 static __always_inline int lb_snat_held(struct lb_flow_key *key, struct lb_flow_key *flow)
 {
 	struct lb_return *taken = bpf_map_lookup_elem(LB_MAP(returns), key);
-	__u32 *mine = (__u32 *)flow, *its;
+	__u32 *mine = (__u32 *)flow, *its, differ = 0;
 
 	if (!taken)
 		return 0;
 	its = (__u32 *)&taken->flow;
 #pragma unroll
-	for (int i = 0; i < (int)(sizeof(*flow) / 4); i++) {
-		if (mine[i] != its[i])
-			return 0;
-	}
-	return 1;
+	for (int i = 0; i < (int)(sizeof(*flow) / 4); i++)
+		differ |= mine[i] ^ its[i]; /* no branch each: the verifier would follow them all */
+	return !differ;
 }
 
 /* Finds a free address and port for the flow, and notes them in its record. */
@@ -58,9 +56,16 @@ static __always_inline int lb_snat_take(struct lb_packet *packet, struct lb_tabl
 					struct lb_backend *backend, struct lb_flow_key *flow_key,
 					struct lb_flow *flow, int family)
 {
-	struct lb_return entry = { .flow = *flow_key };
-	__u32 hash = packet->hash;
+	__u32 hash = packet->hash, zero = 0;
+	struct lb_budget *place = bpf_map_lookup_elem(LB_MAP(budget), &zero);
 	struct lb_flow_key key;
+
+	if (!place)
+		return LB_END(internal);
+	place->entry.flow = *flow_key;
+	place->entry.backend = flow->backend;
+	place->entry.identity = flow->identity;
+	place->entry.seen = 0;
 
 	for (int i = 0; i < LB_SNAT_TRIES; i++) {
 		__u32 number = lb_snat_number(table, hash, family);
@@ -71,8 +76,8 @@ static __always_inline int lb_snat_take(struct lb_packet *packet, struct lb_tabl
 			break;
 		lb_nat_key(&key, backend->address, snat->address, backend->port, port,
 			   packet->protocol, family);
-		if (!bpf_map_update_elem(LB_MAP(returns), &key, &entry, BPF_NOEXIST) ||
-		    lb_snat_held(&key, flow_key)) {
+		if (!bpf_map_update_elem(LB_MAP(returns), &key, &place->entry, BPF_NOEXIST) ||
+		    (!i && lb_snat_held(&key, flow_key))) {
 			__builtin_memcpy(flow->snat, snat->address, sizeof(flow->snat));
 			flow->snat_port = port;
 			return LB_OK;

@@ -39,6 +39,15 @@ static __always_inline int lb_reserve(__u32 backend)
 	return 0;
 }
 
+/* Counts a connection that is there already, whatever the limit. */
+static __always_inline void lb_count_one(__u32 backend)
+{
+	struct lb_active *active = bpf_map_lookup_elem(LB_MAP(active), &backend);
+
+	if (active)
+		__sync_fetch_and_add(&active->connections, 1);
+}
+
 static __always_inline void lb_release(__u32 backend)
 {
 	struct lb_active *active = bpf_map_lookup_elem(LB_MAP(active), &backend);

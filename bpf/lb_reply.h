@@ -105,6 +105,26 @@ static __always_inline int lb_reply(struct xdp_md *ctx, struct lb_table *table,
 #endif /* LB_NAT */
 
 #if LB_FULLNAT
+/*
+ * A reply tells the flow's record that it lives, once a second, and how it ends; its record need not
+ * be looked up for more. Without one the flow is over.
+ */
+static __always_inline int lb_fullnat_see_reply(struct lb_packet *packet, struct lb_return *found)
+{
+	struct tcphdr *tcp = lb_tcp(packet);
+	struct lb_flow *flow;
+	__u32 now = lb_now();
+
+	if (found->seen && now - found->seen <= LB_TOUCH_JIFFIES && !(tcp && (tcp->fin | tcp->rst)))
+		return 1;
+	flow = lb_flow_find(&found->flow);
+	if (!flow || flow->snat_port != packet->destination_port)
+		return 0;
+	found->seen = now | 1;
+	lb_flow_see(flow, packet, LB_FLOW_BACKEND_FIN, 1);
+	return 1;
+}
+
 /* To an address of fullnat's. */
 static __always_inline int lb_fullnat_reply(struct xdp_md *ctx, struct lb_table *table,
 					    struct lb_packet *packet, int *action, int family)
@@ -112,24 +132,23 @@ static __always_inline int lb_fullnat_reply(struct xdp_md *ctx, struct lb_table 
 	struct lb_return *found = lb_fullnat_find(packet, family);
 	struct lb_backend *backend;
 	struct lb_ends to = {};
-	struct lb_flow *flow;
 	int end;
 
-	flow = found ? lb_flow_find(&found->flow) : NULL;
-	if (!flow || flow->snat_port != packet->destination_port)
+	if (!found)
 		return LB_END(no_flow);
-	backend = lb_backend_at(flow->backend);
-	if (!backend || backend->identity != flow->identity)
+	backend = lb_backend_at(found->backend);
+	if (!backend || backend->identity != found->identity)
 		return LB_END(no_flow);
 	end = lb_admit_reply(ctx, table, packet, family);
 	if (end)
 		return end;
-	lb_flow_see(flow, packet, LB_FLOW_BACKEND_FIN, 1);
+	if (!lb_fullnat_see_reply(packet, found))
+		return LB_END(no_flow);
 	to.source = backend->vip;
 	to.source_port = backend->vip_port;
 	to.destination = found->flow.source;
 	to.destination_port = found->flow.source_port;
-	return lb_send_reply(ctx, packet, flow->backend, &to, found->flow.source, action, family);
+	return lb_send_reply(ctx, packet, found->backend, &to, found->flow.source, action, family);
 }
 #endif /* LB_FULLNAT */
 

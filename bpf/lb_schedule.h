@@ -159,6 +159,26 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
 	return LB_OK;
 }
 
+/*
+ * The backend of a flow that has no record though it did not begin with this packet: it is older
+ * than the tracking of its service, or its record was lost. The slot knows whose it was; 0: it does
+ * not.
+ */
+static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_stand *stand,
+					   struct lb_ring *ring)
+{
+	__u32 slot = lb_slot_at(ring, packet->hash), former = lb_slot_former(slot);
+	struct lb_backend *backend = lb_backend_at(former);
+
+	if (lb_is_syn(packet))
+		return 0;
+	if (former && backend && backend->flags & LB_BACKEND_UP)
+		return former;
+	if (packet->protocol != IPPROTO_TCP || stand->schedule == LB_SCHEDULE_HASH)
+		return 0; /* UDP has no beginning; the other schedule comes to this slot anyway */
+	return lb_slot_backend(slot);
+}
+
 /* Whether a packet goes on with the flow of a record, if that is not void. */
 static __always_inline int lb_goes_on(struct lb_flow *flow, struct lb_packet *packet)
 {
@@ -199,11 +219,19 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 		}
 		LB_COUNT_FLOW(rehashed);
 	}
+	*index = 0;
 	if (flow)
 		lb_flow_close(flow);
-	end = lb_assign(packet, stand, ring, key, index);
-	if (end)
-		return end;
+	else
+		*index = lb_older_flow(packet, stand, ring);
+	if (*index) {
+		if (counted)
+			lb_count_one(*index);
+	} else {
+		end = lb_assign(packet, stand, ring, key, index);
+		if (end)
+			return end;
+	}
 	backend = lb_backend_at(*index);
 	if (!backend)
 		return LB_END(internal);

@@ -233,8 +233,11 @@ LB_SIZE(lb_flow, 40);
 /* fullnat, by what a reply carries: key source is the backend, destination the gateway. */
 struct lb_return {
 	struct lb_flow_key flow; /* the client's */
+	__u32 backend; /* index; with the identity, as in the flow's record */
+	__u32 identity;
+	__u32 seen; /* when the flow's record was last told of a reply: jiffies, low 32 bits */
 };
-LB_SIZE(lb_return, 40);
+LB_SIZE(lb_return, 52);
 
 struct lb_affinity {
 	__u32 backend;
@@ -309,7 +312,8 @@ struct lb_budget {
 	__u32 second; /* jiffies / LB_HZ */
 	__u32 left; /* packets, in this second */
 	__u32 aside[10];
+	struct lb_return entry; /* too large for the stack (lb_fullnat.h) */
 };
-LB_SIZE(lb_budget, 48);
+LB_SIZE(lb_budget, 100);
 
 #endif

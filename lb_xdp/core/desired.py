@@ -167,7 +167,8 @@ class Desired:
     """The goal. ``interfaces`` maps the names to attach to onto their indices.
 
     ``settle_ns`` is how long a service's slot stays unsettled after a change of its backend; 0:
-    slots are always settled, because every flow has a record or none ever gets one.
+    slots are always settled, because no flow ever gets a record. Where every flow has one, slots
+    tell about flows that are older than that: since a reload, or since a record was lost.
     ``affinity_s`` is how long a client without flows is remembered, 0 where none is.
     """
 
@@ -244,7 +245,7 @@ def _ordered(addresses: Collection[Address]) -> tuple[Address, ...]:
 
 def _settle_ns(service: Service, times: FlowTable) -> int:
     """Return after how long a flow that has not shown itself is taken to be over."""
-    if service.tracked or not service.session.flows:
+    if not (service.tracked or service.session.flows):
         return 0
     seconds = times.settle_s if service.protocol is Protocol.TCP else times.udp_idle_s
     return round(seconds * 1e9)

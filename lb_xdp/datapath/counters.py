@@ -36,7 +36,9 @@ def backend_counts(
     begun, ended = active.read_all(limit=limit)[1], limits.read_all(limit=limit)[1]
     connections = begun["connections"].astype(np.int64) - ended["expired"].astype(np.int64)
     fields = layout().structs["lb_backend_count"].names or ()
-    sums = [*(values[name].sum(axis=1) for name in fields), np.maximum(connections, 0)]
+    # Signed as `connections` is: with uint64 beside int64, numpy would make floats of them all.
+    sums = [values[name].sum(axis=1).astype(np.int64) for name in fields]
+    sums.append(np.maximum(connections, 0))
     totals = np.stack(sums, axis=1).tolist()
     return {key: BackendCount(*totals[index]) for key, index in indices.items()}
 

@@ -81,16 +81,20 @@ def test_round_robin_takes_strict_turns(lab: Lab) -> None:
 
 
 def test_least_connections_prefers_the_idle(lab: Lab) -> None:
-    """New connections fill the backend that others have left, and stay even otherwise."""
+    """New connections fill the backend that others have left, and stay even otherwise.
+
+    Eight slots are sampled for each: one in 26 samples misses one of three backends.
+    """
     scene = serve(lab, service={"algorithm": "least_connections"})
     lines, names = opened(scene, 30)
-    assert Counter(names) == {"b1": 10, "b2": 10, "b3": 10}
+    spread = Counter(names)
+    assert min(spread[name] for name in ("b1", "b2", "b3")) >= 8
     for line, name in zip(lines, names, strict=True):
         if name == "b2":
             line.close()
     wait_until(lambda: connections(scene)["b2"] == 0, "the gateway has seen them end")
-    _, names = opened(scene, 10)
-    assert Counter(names) == {"b2": 10}
+    _, names = opened(scene, 7)
+    assert Counter(names)["b2"] >= 4
 
 
 def connections(scene: Scene) -> dict[str, int]:
@@ -135,6 +139,25 @@ def test_max_connections_is_exact_where_replies_pass(lab: Lab, mode: str) -> Non
 
 def room(scene: Scene, most: int) -> int:
     return most - sum(connections(scene).values())
+
+
+def test_max_connections_survives_silence_and_kill(lab: Lab) -> None:
+    """Connections that fell silent make room, once; kill -9 of the controller changes no count."""
+    network = build_network(lab, "fullnat", 2, backends=1)
+    times = {"flow_table": {"tcp_idle": "2s", "tcp_closing": "1s", "tcp_opening": "1s"}}
+    config = service_of(network, mode="fullnat", service={"no_backend": "reject"}, gateway=times)
+    scene = serve_on(network, limit(config, 5))
+    assert attempts(scene, 8)[1] == 3
+    wait_until(lambda: room(scene, 5) == 5, "they are forgotten", timeout_s=15)
+    taken, refused = attempts(scene, 8)
+    assert refused == 3
+    scene.gateway.kill()
+    scene.gateway.start()
+    assert attempts(scene, 3)[1] == 3
+    for line in taken:
+        line.close()
+    wait_until(lambda: room(scene, 5) == 5, "all have ended")
+    assert attempts(scene, 8)[1] == 3
 
 
 def test_max_connections_is_an_estimate_in_dsr(lab: Lab) -> None:

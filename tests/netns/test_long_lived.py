@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import Held
-from tests.support.gateway import config_for, joined
+from tests.support.gateway import PATIENT_CHECK, config_for, joined
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, build_network, echo_scene, gateway_on
 from tests.support.servers import Nginx
@@ -28,15 +28,6 @@ _IDLE = 60
 _TRICKLE_S = 0.5
 _BREATH_S = 0.7
 """Between two changes: every connection that is not idle has sent something."""
-
-_PATIENT = {
-    "type": "http",
-    "path": "/healthz",
-    "interval": "500ms",
-    "timeout": "500ms",
-    "threshold": {"rise": 1, "fall": 3},
-}
-"""So that a busy machine takes no backend down: that is another test's subject."""
 
 _SETTLED_S = 6
 """After a settle time of 5 s, that is."""
@@ -67,7 +58,7 @@ def build(lab: Lab, **flow_table: str) -> Scene:
             port=port,
             backend_port=port,
             weights=(100, 100, 100, 100, 100),
-            health=_PATIENT,
+            health=PATIENT_CHECK,
             gateway={"flow_table": flow_table},
             **(options | {"service": {"name": name} | options.get("service", {})}),
         )

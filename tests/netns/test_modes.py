@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import config_for, joined
+from tests.support.gateway import PATIENT_CHECK, config_for, joined
 from tests.support.lab import Lab, family_of
 from tests.support.scenes import WEIGHTS, Scene, build_network, gateway_on, udp_ask, wait_until
 from tests.support.servers import Echo, Nginx
@@ -53,6 +53,7 @@ def services(
     web = config_for(
         network,
         backend_port=8080 if translates else 80,
+        health=PATIENT_CHECK,
         service={"name": f"web{suffix}"},
         **options,
     )

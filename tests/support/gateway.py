@@ -31,6 +31,15 @@ _POLL_S = 0.02
 HTTP_CHECK = {"type": "http", "path": "/healthz", "interval": "100ms", "timeout": "100ms"}
 """A probe every 100 ms, down after the second failure in a row."""
 
+PATIENT_CHECK = {
+    "type": "http",
+    "path": "/healthz",
+    "interval": "500ms",
+    "timeout": "500ms",
+    "threshold": {"rise": 1, "fall": 3},
+}
+"""For tests of something else: a busy machine takes no backend down, which would reset flows."""
+
 
 def config_for(
     network: Network,

@@ -183,12 +183,12 @@ def test_settings_without_a_use_make_no_new_generation() -> None:
         (service(), 900, 0),
         (service(protocol=Protocol.UDP), 30, 0),
         (service(session=Session(flows=False)), 0, 0),
-        (service(algorithm=Algorithm.RANDOM), 0, 0),
-        (service(session=Session(Affinity.CLIENT_IP, 1.5)), 0, 2),
+        (service(algorithm=Algorithm.RANDOM), 900, 0),
+        (service(session=Session(Affinity.CLIENT_IP, 1.5)), 900, 2),
     ],
 )
 def test_times_of_a_service(made: Service, settle_s: int, affinity_s: int) -> None:
-    """Only services that record some flows, but not all, have slots that take time to settle."""
+    """Only a service whose flows never get a record has slots that need no time to settle."""
     found = goal(made)
     assert found.settle_ns == {made.key: settle_s * 10**9}
     assert found.affinity_s == {made.key: affinity_s}

@@ -110,7 +110,7 @@ def goals(draw: st.DrawFn) -> Desired:
         st.dictionaries(st.sampled_from(["eth0", "eth1", "eth2"]), st.integers(1, 9), min_size=1)
     )
     structure = structure_of(services, frozenset(known), build)
-    settle_ns = {key: 0 if rule.tracked else SETTLE_NS for key, rule in services.items()}
+    settle_ns = {key: 0 if rule.stateless else SETTLE_NS for key, rule in services.items()}
     affinity_s = {key: draw(st.integers(0, 2)) for key in services}
     return Desired(structure, known, rings, interfaces, settle_ns, affinity_s)
 
@@ -197,7 +197,7 @@ def simple_goal(
         known,
         {service: ring},
         {"eth0": 1},
-        {service: 0 if tracked else SETTLE_NS},
+        {service: SETTLE_NS},
         {service: 0},
     )
 

@@ -254,9 +254,11 @@ class Model:
         slots = self._rings[service].slots
         packed = int(slots[ring_slot(hashed, len(slots))])
         now, former = packed & _INDEX, packed >> INDEX_BITS & _INDEX
-        if has.tracked:
-            return self._pick_tracked(service, now, choice)
         state = packed >> STATE_SHIFT
+        if has.tracked:
+            older = former if state == UNSETTLED and not _is_syn(envelope, inside) else NO_BACKEND
+            midway = inside.protocol == TCP and not _is_syn(envelope, inside)
+            return self._pick_tracked(service, now, older, choice, midway=midway)
         if state != SETTLED and not self._blank:
             raise UndecidedError("the slot is not settled: a record may stand")
         if state == UNSETTLED and not _is_syn(envelope, inside):
@@ -266,13 +268,28 @@ class Model:
         return self._by_index[now] if now != NO_BACKEND else None
 
     def _pick_tracked(
-        self, service: ServiceKey, now: int, choice: BackendId | None
+        self,
+        service: ServiceKey,
+        now: int,
+        older: int,
+        choice: BackendId | None,
+        *,
+        midway: bool,
     ) -> BackendId | None:
+        """Pick where every flow is recorded; ``midway``: a TCP packet that opens no flow.
+
+        ``older`` is the backend of flows from before the slot's change, if there are any.
+        """
         has = self._structure.services[service]
         if not self._blank:
             raise UndecidedError("the service records its flows")
+        old = self._by_index.get(older)
+        if old is not None and self._records[old].up:
+            return old
         if now == NO_BACKEND:
             return None
+        if has.schedule is not Schedule.HASH and midway:
+            return self._by_index[now]
         if has.schedule is Schedule.HASH and not (has.client or has.limited):
             return self._by_index[now]
         if choice is None:

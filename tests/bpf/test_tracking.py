@@ -1,0 +1,199 @@
+"""Flows with records: whom they follow, when they end, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+
+from lb_xdp.core.model import Algorithm, Mode, NoBackend, Protocol, Service
+from lb_xdp.core.settle import MARKED, SETTLED, UNSETTLED, current_of, pack
+from tests.support.program import (
+    CLIENT,
+    CLIENT_MAC,
+    GATEWAY_MAC,
+    INNER,
+    VIP,
+    LoadedProgram,
+    Outcome,
+    Wire,
+    backend_address,
+    backend_mac,
+    service,
+)
+
+
+def request(flags: str, sport: int = 4000) -> Ether:
+    header = IP(src=str(CLIENT), dst=str(VIP))
+    return Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / header / TCP(sport=sport, dport=80, flags=flags)
+
+
+def reply(number: int, to: str, sport: int, dport: int, flags: str) -> Ether:
+    frame = Ether(src=backend_mac(number).hex(":"), dst=GATEWAY_MAC)
+    header = IP(src=str(backend_address(number)), dst=to)
+    return frame / header / TCP(sport=sport, dport=dport, flags=flags)
+
+
+def number_of(outcome: Outcome) -> int:
+    """Return which backend a forwarded packet went to, by its MAC."""
+    return int(outcome.packet.dst.rsplit(":", 1)[-1], 16) - 10
+
+
+@pytest.fixture
+def turns(wire: Wire) -> Iterator[LoadedProgram]:
+    """Provide a round_robin service over three backends of one weight."""
+    with LoadedProgram(wire, service(Mode.DSR, algorithm=Algorithm.ROUND_ROBIN)) as loaded:
+        yield loaded
+
+
+def test_round_robin_takes_backends_in_turn(turns: LoadedProgram) -> None:
+    """Each new flow goes to the next backend, and stays there; a retried SYN is no new flow."""
+    first = [number_of(turns.run(request("S", 5000 + n))) for n in range(9)]
+    assert first[:3] == first[3:6] == first[6:]
+    assert sorted(first[:3]) == [1, 2, 3]
+    for flags in ("S", "A", "PA"):
+        assert [number_of(turns.run(request(flags, 5000 + n))) for n in range(9)] == first
+
+
+def test_a_port_used_again_is_a_new_flow(turns: LoadedProgram) -> None:
+    """A SYN on an established flow's addresses and ports begins another flow."""
+    seen = []
+    for _ in range(6):
+        seen.append(number_of(turns.run(request("S"))))
+        turns.run(request("A"))
+        turns.run(request("R"))
+    assert Counter(seen) == {1: 2, 2: 2, 3: 2}
+
+
+def test_fullnat_ports_are_given_back_to_the_same_flow(wire: Wire) -> None:
+    """Client and port again and again, each time ended by RST: no port is lost."""
+    with LoadedProgram(wire, service(Mode.FULLNAT)) as loaded:
+        for _ in range(100):
+            for flags in ("S", "R"):
+                assert loaded.run(request(flags)).reason == "forwarded"
+        keys, _ = loaded.maps["returns"].read_all()
+        assert len(keys) <= 3
+
+
+@pytest.mark.parametrize("mode", [Mode.NAT, Mode.FULLNAT])
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+def test_max_connections_is_exact(wire: Wire, mode: Mode, end: str) -> None:
+    """Where both directions pass, exactly so many flows are let in, and each end lets one more."""
+    web = service(mode, backends=[1], max_connections=3)
+    with LoadedProgram(wire, web) as loaded:
+        ports = range(6000, 6003)
+        sent = [loaded.run(request("S", port)) for port in ports]
+        assert [outcome.reason for outcome in sent] == ["forwarded"] * 3
+        assert loaded.run(request("S", 6003)).reason == "backends_full"
+        assert loaded.run(request("A", 6001)).reason == "forwarded"
+        assert loaded.counts(web, 1).connections == 3
+        there = sent[1].packet[IP]
+        back = reply(1, there.src, 80, there[TCP].sport, "FA" if end == "FIN" else "RA")
+        assert loaded.run(back, ingress=INNER).reason == "replied"
+        if end == "FIN":
+            assert loaded.counts(web, 1).connections == 3
+            assert loaded.run(request("FA", 6001)).reason == "forwarded"
+        assert loaded.counts(web, 1).connections == 2
+        assert loaded.run(request("S", 6004)).reason == "forwarded"
+        assert loaded.run(request("S", 6005)).reason == "backends_full"
+
+
+def test_max_connections_of_dsr_wavers_not(wire: Wire) -> None:
+    """Where the client's side alone is seen, a full backend waits until it has room to spare."""
+    web = service(Mode.DSR, backends=[1], max_connections=100)
+    with LoadedProgram(wire, web) as loaded:
+        for port in range(7000, 7100):
+            assert loaded.run(request("S", port)).reason == "forwarded"
+        assert loaded.run(request("S", 7100)).reason == "backends_full"
+        for port in range(7000, 7004):
+            loaded.run(request("FA", port))
+            assert loaded.run(request("S", 7200)).reason == "backends_full"
+        for port in range(7004, 7007):
+            loaded.run(request("FA", port))
+        assert loaded.run(request("S", 7200)).reason == "forwarded"
+
+
+def test_a_full_service_refuses_if_it_is_told_to(wire: Wire) -> None:
+    """no_backend: reject answers a flow that finds every backend full."""
+    web = service(Mode.NAT, backends=[1], max_connections=1, no_backend=NoBackend.REJECT)
+    with LoadedProgram(wire, web) as loaded:
+        loaded.run(request("S", 8000))
+        outcome = loaded.run(request("S", 8001))
+        assert (outcome.action, outcome.reason) == ("tx", "refused")
+        assert outcome.packet[TCP].flags == "RA"
+
+
+def put(loaded: LoadedProgram, web: Service, former: int, state: int) -> None:
+    """Have backend 1 hold all slots, and another have held them before."""
+    image = loaded.plan.rings[web.key]
+    at = {n: np.uint32(loaded.plan.indices[loaded.identity(web, n)]) for n in (1, 2)}
+    present = np.full_like(current_of(image.slots), at[1])
+    slots = pack(present, at[former] if former else np.uint32(0), np.uint32(state))
+    loaded.generation.write_ring(web.key, image._replace(slots=slots))
+
+
+@pytest.mark.parametrize("mode", [Mode.DSR, Mode.NAT])
+def test_slots_and_records(wire: Wire, mode: Mode) -> None:
+    """Settled, unsettled and marked slots place recorded and unrecorded flows as 0009 says."""
+    web = service(mode)
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        assert number_of(loaded.run(request("A", 1))) == 2
+        assert number_of(loaded.run(request("S", 2))) == 1
+        put(loaded, web, 0, MARKED)
+        assert number_of(loaded.run(request("A", 1))) == 2
+        assert number_of(loaded.run(request("A", 2))) == 1
+        assert number_of(loaded.run(request("A", 3))) == 1
+        assert number_of(loaded.run(request("S", 1))) == 1
+        assert number_of(loaded.run(request("A", 1))) == 1
+        keys, _ = loaded.maps["flows"].read_all()
+        assert keys["source_port"].tolist() == [2]
+        put(loaded, web, 0, SETTLED)
+        for port in range(100, 200):
+            loaded.run(request("S", port))
+        assert len(loaded.maps["flows"].read_all()[0]) == 1
+
+
+def test_udp_on_an_unsettled_slot_stays_where_it_was(wire: Wire) -> None:
+    """UDP has no beginning: flows without a record are taken for old ones, and recorded."""
+    web = service(Mode.DSR, 53, protocol=Protocol.UDP)
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        header = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / IP(src=str(CLIENT), dst=str(VIP))
+        assert number_of(loaded.run(header / UDP(sport=9, dport=53) / b"x")) == 2
+        put(loaded, web, 0, MARKED)
+        assert number_of(loaded.run(header / UDP(sport=9, dport=53) / b"x")) == 2
+        assert number_of(loaded.run(header / UDP(sport=10, dport=53) / b"x")) == 1
+
+
+def test_flows_older_than_the_tracking_of_their_service(wire: Wire) -> None:
+    """When a service begins to record all flows, those it had stay with the slot's former backend.
+
+    A new flow is scheduled; one that lost its record goes by the ring.
+    """
+    web = service(Mode.DSR, algorithm=Algorithm.ROUND_ROBIN)
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        assert [number_of(loaded.run(request("A", port))) for port in range(5)] == [2] * 5
+        assert [number_of(loaded.run(request("S", port))) for port in range(10, 15)] == [1] * 5
+        put(loaded, web, 0, SETTLED)
+        assert [number_of(loaded.run(request("A", port))) for port in range(5)] == [2] * 5
+        assert number_of(loaded.run(request("A", 99))) == 1
+
+
+def test_a_full_table_sends_new_flows_by_the_ring(wire: Wire) -> None:
+    """Nothing is evicted: flows without room go where the ring says; fullnat drops them."""
+    web, full = service(Mode.DSR, algorithm=Algorithm.RANDOM), service(Mode.FULLNAT)
+    with LoadedProgram(wire, web, flow_entries=64) as loaded:
+        for port in range(500):
+            assert loaded.run(request("S", port)).reason == "forwarded"
+        found = [number_of(loaded.run(request("A", 499))) for _ in range(5)]
+        assert len(set(found)) == 1
+    with LoadedProgram(wire, full, flow_entries=64) as loaded:
+        reasons = Counter(loaded.run(request("S", port)).reason for port in range(500))
+        assert reasons["table_full"] > 300
+        assert set(reasons) == {"forwarded", "table_full"}

@@ -1,0 +1,207 @@
+"""The snapshot is put together from what the datapath, the reconciler and the collector know."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from lb_xdp import __version__
+from lb_xdp.core.desired import BackendId
+from lb_xdp.core.model import (
+    Backend,
+    BackendKey,
+    BackendName,
+    CheckKind,
+    Config,
+    Gateway,
+    HealthCheck,
+    Mode,
+    NoBackend,
+    Pool,
+    Protocol,
+    Service,
+    ServiceName,
+    XdpMode,
+)
+from lb_xdp.core.plan import Observed, Plan
+from lb_xdp.core.report import Count
+from lb_xdp.core.ring import RING_SLOTS
+from lb_xdp.core.snapshot import (
+    FlowTableStatus,
+    ProgramStatus,
+    ReasonCount,
+    ReloadStatus,
+    Snapshot,
+    State,
+    Verdict,
+)
+from lb_xdp.core.topology import Interface, NextHop, Topology
+from lb_xdp.datapath.counters import BackendCount
+from lb_xdp.errors import MapError
+from lb_xdp.reconciler import Reconciler
+from lb_xdp.reporter import Reporter
+
+MAC = b"\2\0\0\0\0\1"
+ADDRESS = IPv4Address("10.0.0.11")
+TOPOLOGY = Topology(
+    {"eth0": Interface("eth0", 1, MAC, 1500, up=True)},
+    {ADDRESS: NextHop(1, MAC, MAC, None, on_link=True)},
+)
+POOL = Pool(
+    "web",
+    (Backend(BackendName("web1"), ADDRESS, 80, 1, max_connections=100),),
+    HealthCheck(CheckKind.NONE),
+)
+WEB = Service(ServiceName("web"), IPv4Address("203.0.113.10"), 80, Protocol.TCP, Mode.NAT, POOL)
+GATEWAY = Gateway("gw1", ("eth0",), XdpMode.AUTO, "/run/api.sock", None)
+WEB1 = BackendId(WEB.key, BackendKey(ADDRESS, 80))
+PROGRAM = ProgramStatus("eth0", "native", 51)
+FORWARDED = ReasonCount(Verdict.FORWARD, "forwarded", 8)
+
+
+@dataclass
+class Datapath:
+    """Counters of a gateway with one backend; also carries plans out, as far as it matters here."""
+
+    detached: bool = False
+    layout_version: int = 2
+    flow_capacity: int = 1000
+    asked: list[Mapping[BackendId, int]] = field(default_factory=list)
+
+    def backend_counts(self, indices: Mapping[BackendId, int]) -> dict[BackendId, Count]:
+        if self.detached:
+            raise MapError("map counts is closed: the gateway was detached")
+        self.asked.append(indices)
+        return {WEB1: BackendCount(packets=8, bytes=800, flows=2, connections=3)}
+
+    def reason_counts(self) -> tuple[ReasonCount, ...]:
+        return (FORWARDED,)
+
+    def flow_counts(self) -> tuple[int, int, int, int]:
+        return 90, 30, 4, 5
+
+    def programs(self) -> tuple[ProgramStatus, ...]:
+        return (PROGRAM,)
+
+    def apply(self, plan: Plan, observed: Observed) -> Observed:
+        return replace(
+            observed,
+            generation=plan.generation,
+            structure=plan.structure,
+            indices=plan.indices,
+            records=plan.records,
+            rings=plan.rings,
+            attached=dict(plan.interfaces),
+        )
+
+    def observe(self) -> Observed:
+        return Observed()
+
+
+@dataclass
+class Seen:
+    """What the collector saw last: seven records of the backend with index 1."""
+
+    flows: Mapping[int, int] = field(default_factory=lambda: {1: 7})
+    entries: int = 7
+    removed: int = 50
+
+
+class Gate:
+    """A reporter, and what it reports on."""
+
+    def __init__(self, *, topology: Topology = TOPOLOGY, service: Service = WEB) -> None:
+        self.datapath = Datapath()
+        self.reconciler = Reconciler(
+            Config(GATEWAY, (service,), source="/etc/lb-xdp/gw1.yaml"),
+            self.datapath,
+            Observed(),
+            1,
+            lambda: 100.0,
+        )
+        self.reconciler.topology = topology
+        self.reconciler.cycle()
+        self.reporter = Reporter(self.reconciler, self.datapath, Seen())
+
+    def snapshot(self) -> Snapshot:
+        return self.reporter.snapshot()
+
+
+def test_the_gateway_says_who_it_is() -> None:
+    """Name, version, process, file, and a time that is now."""
+    before_s = time.time()
+    shown = Gate().snapshot()
+    assert (shown.gateway, shown.version, shown.pid) == ("gw1", __version__, os.getpid())
+    assert shown.config_source == "/etc/lb-xdp/gw1.yaml"
+    assert before_s <= shown.started_timestamp_s <= shown.timestamp_s <= time.time()
+    assert shown.ready
+    assert shown.last_reload.success
+    assert shown.notices == ()
+
+
+def test_the_datapath_is_as_the_kernel_says() -> None:
+    """Programs, generation, layout, reasons, and the namespace that this process lives in."""
+    shown = Gate().snapshot().datapath
+    assert (shown.programs, shown.reasons) == ((PROGRAM,), (FORWARDED,))
+    assert (shown.generation, shown.layout, shown.ring_slots) == (1, 2, RING_SLOTS)
+    assert shown.netns == Path("/proc/self/ns/net").stat().st_ino
+
+
+def test_the_flow_table_is_the_programs_and_the_collectors() -> None:
+    """The program counts what begins and is seen to end, the collector what is left and expires."""
+    assert Gate().snapshot().datapath.flow_table == FlowTableStatus(
+        entries=7, capacity=1000, inserted=90, closed=30, expired=50, full=4, rehashed=5
+    )
+
+
+def test_a_backend_has_its_counters_and_records() -> None:
+    """Counters come by the backend's index, records by the same, connections where they count."""
+    gate = Gate()
+    (backend,) = gate.snapshot().services[0].backends
+    assert gate.datapath.asked == [{WEB1: 1}]
+    assert (backend.packets, backend.bytes, backend.flows) == (8, 800, 2)
+    assert (backend.recorded, backend.connections, backend.max_connections) == (7, 3, 100)
+    assert (backend.state, backend.slots) == (State.UP, RING_SLOTS)
+
+
+def test_trouble_comes_first_and_is_not_ready() -> None:
+    """A failed cycle is told before notices of the host, and the gateway is not ready."""
+    gate = Gate()
+    gate.reporter.host_notices = ("rp_filter is strict on eth0",)
+    assert gate.snapshot().ready
+    gate.reporter.trouble = "the datapath could not be updated"
+    shown = gate.snapshot()
+    assert shown.notices == ("the datapath could not be updated", "rp_filter is strict on eth0")
+    assert not shown.ready
+
+
+@pytest.mark.parametrize(
+    ("choice", "word"), [(NoBackend.DROP, "dropped"), (NoBackend.REJECT, "refused")]
+)
+def test_a_service_without_a_backend_is_told(choice: NoBackend, word: str) -> None:
+    """A backend without a way to it is down, says why, and its service says what clients get."""
+    service = replace(WEB, no_backend=choice)
+    shown = Gate(topology=Topology(TOPOLOGY.interfaces, {}), service=service).snapshot()
+    assert shown.services[0].backends[0].detail == "no route to 10.0.0.11"
+    assert shown.notices == (f"service web: no backend is up; its packets are {word}",)
+
+
+def test_a_refused_reload_is_shown() -> None:
+    """How the last reload went is the daemon's word, passed on as it is."""
+    gate = Gate()
+    gate.reporter.last_reload = ReloadStatus(success=False, timestamp_s=1.0, errors=("wrong",))
+    assert gate.snapshot().last_reload.errors == ("wrong",)
+
+
+def test_a_detached_gateway_has_no_snapshot() -> None:
+    """After a detach there is nothing to count, and who asks is told so."""
+    gate = Gate()
+    gate.datapath.detached = True
+    with pytest.raises(MapError, match="was detached"):
+        gate.snapshot()
