@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support import pace
 from tests.support.clients import Failure, Held
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, web_scene
 
 _log = logging.getLogger(__name__)
 
-_NOTICED_S = 1.0
+_NOTICED_S = pace.lasting(1.0)
 """Probes every 100 ms, fall 2: 0.3 s when nothing else runs; the rest is for a busy machine."""
 
 Harm = Callable[[Scene], None]
@@ -53,10 +54,10 @@ def test_a_dead_backend_costs_a_moment_of_its_own_requests(
     slots = Slots(scene.config)
     with scene.held(interval_s=0.05) as held:
         load = scene.load(timeout_s=1)
-        time.sleep(0.5)
+        time.sleep(pace.lasting(0.5))
         harmed_at_s = time.monotonic()
         harm(scene)
-        time.sleep(1.5)
+        time.sleep(pace.lasting(1.5))
         result = load.stop()
     noticed_s = last_s(result.failures, harmed_at_s)
     _log.info(
@@ -79,10 +80,10 @@ def test_a_backend_comes_back_to_its_slots(lab: Lab) -> None:
     scene.gateway.wait_until_down("b3")
     with scene.held(interval_s=0.05) as held:
         load = scene.load()
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         scene.web["b3"].start()
         scene.gateway.wait_until_up("b3")
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         result = load.stop()
     assert {slots.owner(one.source) for one in broken(held)} <= {"b3"}
     assert {slots.owner(failure.source) for failure in result.failures} <= {"b3"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import xdp_pass
+from tests.support import pace, xdp_pass
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, undisturbed, web_scene
@@ -38,7 +38,8 @@ def reload(gateway: Gateway, config: dict[str, Any]) -> bool:
 
 
 def served(client: Host, port: int = 80) -> bool:
-    return client.run("curl", "-sSm1", f"http://{VIP}:{port}/", check=False).returncode == 0
+    limit = f"{pace.lasting(1):g}"
+    return client.run("curl", "-sSm", limit, f"http://{VIP}:{port}/", check=False).returncode == 0
 
 
 def test_a_reload_that_cannot_attach_changes_nothing(lab: Lab) -> None:

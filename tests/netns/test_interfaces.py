@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support import pace
 from tests.support.gateway import Gateway
 from tests.support.lab import Host, Lab
 from tests.support.scenes import web_scene
@@ -10,7 +11,8 @@ from tests.support.topologies import VIP
 
 def answers(client: Host) -> bool:
     """Say whether the VIP serves a request."""
-    done = client.run("curl", "-sS", "-m", "1", f"http://{VIP}/", check=False)
+    limit = f"{pace.lasting(1):g}"
+    done = client.run("curl", "-sS", "-m", limit, f"http://{VIP}/", check=False)
     return done.returncode == 0
 
 

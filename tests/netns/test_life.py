@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lb_xdp.datapath import syscall
-from tests.support import xdp_pass
+from tests.support import pace, xdp_pass
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, build_network, undisturbed, wait_until, web_scene
@@ -44,7 +44,7 @@ def test_a_killed_controller_is_not_missed(lab: Lab, mode: str, arms: int, alone
     assert len(programs) == len(scene.network.gateway_interfaces)
     assert scene.program_ids() == programs
     for name, (packets, flows) in before.items():
-        assert after[name][0] >= packets + 100 * alone_s
+        assert after[name][0] >= packets + pace.rate(100) * alone_s
         assert after[name][1] > flows
 
 

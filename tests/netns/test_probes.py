@@ -15,6 +15,7 @@ import pytest
 from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.probes import Prober
+from tests.support import pace
 from tests.support.lab import Host, Lab
 
 BACKEND = IPv4Address("10.0.0.2")
@@ -181,7 +182,8 @@ async def test_a_hundred_targets_are_probed_on_time(backend: Backend, check: Hea
         await latest.until(first="connected")
     assert backend.nginx.poll() is None
 
-    patient = replace(check, timeout_s=2.0)
+    interval_s = pace.lasting(check.interval_s)
+    patient = replace(check, interval_s=interval_s, timeout_s=pace.lasting(2.0))
     starts_s: defaultdict[int, list[float]] = defaultdict(list)
     enough = asyncio.Event()
 
@@ -191,11 +193,12 @@ async def test_a_hundred_targets_are_probed_on_time(backend: Backend, check: Hea
         if len(starts_s[target_id]) == 20:
             enough.set()
 
-    async with asyncio.timeout(10), Prober(note) as many:
+    async with asyncio.timeout(pace.lasting(10)), Prober(note) as many:
         many.set_targets(dict.fromkeys(range(100), Target(patient, BACKEND, PORT)))
         await enough.wait()
     assert len(starts_s) == 100
     for starts in starts_s.values():
         assert len(starts) >= 15
         # The drawn gaps' own mean is within 3% of the interval; the rest is for a busy machine.
-        assert 0.09 <= (starts[-1] - starts[0]) / (len(starts) - 1) <= 0.13
+        mean_s = (starts[-1] - starts[0]) / (len(starts) - 1)
+        assert 0.9 * interval_s <= mean_s <= 1.3 * interval_s

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import pace
 from tests.support.clients import Held, ShortResult, short_connections
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, web_scene
@@ -25,9 +26,9 @@ def watched(scene: Scene) -> Iterator[tuple[list[Held], list[ShortResult]]]:
     results: list[ShortResult] = []
     with scene.held(interval_s=0.05) as held:
         load = scene.load()
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         yield held, results
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         results.append(load.stop())
 
 

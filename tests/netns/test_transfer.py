@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pace
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, web_scene
 from tests.support.topologies import VIP
@@ -33,7 +34,7 @@ def write_noise(path: Path) -> str:
 
 
 def curl(scene: Scene, *arguments: str) -> None:
-    command = ("curl", "--silent", "--show-error", "--fail", "--max-time", "60")
+    command = ("curl", "--silent", "--show-error", "--fail", "--max-time", f"{pace.lasting(60):g}")
     scene.client.run(*command, *arguments, timeout_s=70)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support import pace
 from tests.support.lab import Host
 
 _PYTHON = sys.executable
@@ -61,7 +62,7 @@ class ShortConnections:
 
     def wait(self, *, timeout_s: float = 170) -> ShortResult:
         """Return the result when all requests are done."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + pace.lasting(timeout_s)
         result = ShortResult()
         for process in self._processes:
             output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
@@ -114,7 +115,7 @@ def short_connections(
             "number": number,
             "processes": processes,
             "path": path,
-            "timeout_s": timeout_s,
+            "timeout_s": pace.lasting(timeout_s),
         }
         started.append(_start(host, "short", options))
     return ShortConnections(started, host)
@@ -155,9 +156,9 @@ class HeldConnections:
             "port": port,
             "count": count,
             "idle": idle,
-            "interval_s": interval_s,
+            "interval_s": pace.lasting(interval_s),
             "sources": list(sources) or [""],
-            "timeout_s": timeout_s,
+            "timeout_s": pace.lasting(timeout_s),
         }
         self._process = _start(host, "held", options)
         assert self._process.stdout is not None
@@ -167,7 +168,7 @@ class HeldConnections:
     def stop(self) -> list[Held]:
         """Close all, and return what became of each."""
         self._process.send_signal(signal.SIGTERM)
-        output, _ = self._process.communicate(timeout=30)
+        output, _ = self._process.communicate(timeout=pace.lasting(30))
         return [Held(**entry) for entry in json.loads(output)]
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from tests.support import sandbox
+from tests.support import pace, sandbox
 from tests.support.clients import HeldConnections, ShortResult, short_connections
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import CommandError, Lab
@@ -27,8 +27,8 @@ _WEIGHTS = {"b1": 100, "b2": 200, "b3": 300}
 _SPREAD_REQUESTS = 30_000
 _SPREAD_TOLERANCE = 0.05
 """Chance alone moves the smallest share of 30,000 requests by 1.3% of itself (one sigma)."""
-_RATE_PER_S = 1000
-_FAILOVER_LIMIT_S = 0.3
+_RATE_PER_S = pace.rate(1000)
+_FAILOVER_LIMIT_S = pace.lasting(0.3)
 
 
 class Demo:
@@ -59,6 +59,8 @@ class Demo:
         self._network = two_armed(self._lab)
         self._web = {host.name: Nginx(self._lab, host) for host in self._network.backends}
         self._note(f"client 10.1.0.2 ── gateway ── b1, b2, b3; the VIP is {VIP}:80")
+        if pace.SLOWNESS > 1:
+            self._note(f"LB_XDP_TEST_SLOWNESS: rates and times are scaled by {pace.SLOWNESS:g}")
 
     def _start(self) -> None:
         self._say("starting the controller: it compiles and attaches the XDP program")
@@ -67,7 +69,8 @@ class Demo:
         self._gateway.wait_until_up(*_WEIGHTS)
         for program in self._gateway.status()["datapath"]["programs"]:
             self._note("{interface}: program {id}, {mode} mode".format(**program))
-        answer = self._network.client.run("curl", "-s", "--max-time", "3", f"http://{VIP}/")
+        limit = f"{pace.lasting(3):g}"
+        answer = self._network.client.run("curl", "-s", "--max-time", limit, f"http://{VIP}/")
         self._note(f"curl http://{VIP}/ answers: {answer.stdout.strip()}")
 
     def _spread_by_weight(self) -> None:
@@ -88,15 +91,15 @@ class Demo:
         self._claim_none_failed(result)
 
     def _stop_a_backend(self) -> None:
-        self._say(f"stopping backend b3 while {_RATE_PER_S:,} connections per second come in")
+        self._say(f"stopping backend b3 while {_RATE_PER_S:,.0f} connections per second come in")
         with self._connections_held("b1", "b2"):
             load = short_connections(
                 self._network.client, VIP, rate_per_s=_RATE_PER_S, sources=CLIENT_ADDRESSES
             )
-            time.sleep(1)
+            time.sleep(pace.lasting(1))
             stopped_at_s = time.monotonic()
             self._web["b3"].stop()
-            time.sleep(2)
+            time.sleep(pace.lasting(2))
             result = load.stop()
         lasted_s = max((fail.at_s - stopped_at_s for fail in result.failures), default=0.0)
         self._note(
@@ -118,13 +121,13 @@ class Demo:
             load = short_connections(
                 self._network.client, VIP, rate_per_s=_RATE_PER_S, sources=CLIENT_ADDRESSES
             )
-            time.sleep(1)
+            time.sleep(pace.lasting(1))
             self._gateway.kill()
             self._note("it is dead; the kernel goes on forwarding")
-            time.sleep(3)
+            time.sleep(pace.lasting(3))
             self._say("starting the controller again, requests still running")
             self._gateway.start()
-            time.sleep(1)
+            time.sleep(pace.lasting(1))
             result = load.stop()
         self._claim_none_failed(result)
         self._claim(self._packets() > counted, "the counters go on from where they were")

@@ -22,13 +22,15 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
+from tests.support import pace
 from tests.support.topologies import SNATS, VIPS, Network
 
 _COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _METRICS_PORT = 9464
 _POLL_S = 0.02
 
-HTTP_CHECK = {"type": "http", "path": "/healthz", "interval": "100ms", "timeout": "100ms"}
+_PROBE = f"{pace.lasting(100):g}ms"
+HTTP_CHECK = {"type": "http", "path": "/healthz", "interval": _PROBE, "timeout": _PROBE}
 """A probe every 100 ms, down after the second failure in a row."""
 
 PATIENT_CHECK = {
@@ -160,7 +162,7 @@ class Gateway:
 
     def wait(self) -> int:
         """Wait until the daemon has ended by itself; return its exit code."""
-        code = self._running().wait(timeout=30)
+        code = self._running().wait(timeout=pace.lasting(30))
         self._process = None
         return code
 
@@ -184,7 +186,7 @@ class Gateway:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status code and text of a page of the daemon's HTTP port; code 0: no answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", _METRICS_PORT, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", _METRICS_PORT, timeout=pace.lasting(5))
         with closing(connection):
             try:
                 with self.host.inside():
@@ -222,6 +224,7 @@ class Gateway:
 
     def wait_until(self, holds: Callable[[], bool], *, timeout_s: float = 10) -> None:
         """Return when ``holds()`` does. Raise, with the daemon's log, if it ends or is slow."""
+        timeout_s = pace.lasting(timeout_s)
         deadline = time.monotonic() + timeout_s
         while not holds():
             if self._running().poll() is not None:

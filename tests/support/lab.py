@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support import sandbox, xdp_pass
+from tests.support import pace, sandbox, xdp_pass
 
 QUEUES = 4
 """Queues of every interface: as many as the machine that the figures in KERNEL.md come from."""
@@ -66,7 +66,7 @@ class Host:
             input=stdin if stdin is not None else "",
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=pace.lasting(timeout_s),
             check=False,
         )
         if check and done.returncode != 0:
@@ -87,7 +87,7 @@ class Host:
     def stop(self, process: subprocess.Popen[str], how: int = signal.SIGKILL) -> int:
         """Send a signal to a command, wait for its end, and return its exit code."""
         process.send_signal(how)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=pace.lasting(30))
         self._forget(process)
         return code
 

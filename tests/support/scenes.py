@@ -19,6 +19,7 @@ from typing import Any
 from lb_xdp.core.flow_hash import flow_hash, ring_slot
 from lb_xdp.core.model import BackendKey, Protocol
 from lb_xdp.core.ring import RING_SLOTS, maglev
+from tests.support import pace
 from tests.support.clients import Held, HeldConnections, ShortConnections, short_connections
 from tests.support.decap import attach_decap
 from tests.support.gateway import Gateway, config_for
@@ -27,7 +28,7 @@ from tests.support.servers import Echo, Nginx
 from tests.support.topologies import CLIENTS, TUNNEL_MODES, VIP, Network, one_armed, two_armed
 
 WEIGHTS = {"b1": 100, "b2": 200, "b3": 300}
-RATE_PER_S = 1000
+RATE_PER_S = pace.rate(1000)
 _MTU_OPTIONS = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}  # IP_MTU, IPV6_MTU
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -175,7 +176,7 @@ def udp_ask(host: Host, targets: Sequence[tuple[str, int]], *, source: str = "")
 def _udp_once(host: Host, target: tuple[str, int], source: str, number: int) -> str:
     with host.socket(target[0], socket.SOCK_DGRAM) as channel:
         channel.bind((source, 0))
-        channel.settimeout(3)
+        channel.settimeout(pace.lasting(3))
         channel.sendto(f"hello {number}".encode(), target)
         answer, answered_by = channel.recvfrom(2048)
     if answered_by[:2] != target:
@@ -197,7 +198,7 @@ class Line:
 
     def __init__(self, host: Host, address: str, port: int, *, source: str = "") -> None:
         self._socket = host.socket(address, socket.SOCK_STREAM)
-        self._socket.settimeout(3)
+        self._socket.settimeout(pace.lasting(3))
         if source:
             self._socket.bind((source, 0))
         try:
@@ -234,9 +235,9 @@ def undisturbed(scene: Scene) -> Iterator[None]:
     """Send 1,000 requests per second and hold connections meanwhile; none may fail or break."""
     with scene.held() as held:
         load = scene.load()
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         yield
-        time.sleep(0.3)
+        time.sleep(pace.lasting(0.3))
         result = load.stop()
     assert not result.failures, result.failures[:3]
     assert result.answered > 200
@@ -245,6 +246,7 @@ def undisturbed(scene: Scene) -> Iterator[None]:
 
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 10) -> None:
     """Return when ``holds()`` does."""
+    timeout_s = pace.lasting(timeout_s)
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import TypedDict
 
+from tests.support import pace
 from tests.support.lab import Host, Lab
 
 _PYTHON = sys.executable
@@ -157,6 +158,7 @@ class Echo:
 
 def wait_for_port(host: Host, port: int, *, timeout_s: float = 10) -> None:
     """Return when something on ``host`` takes TCP connections on ``port``."""
+    timeout_s = pace.lasting(timeout_s)
     deadline = time.monotonic() + timeout_s
     while True:
         with host.inside(), socket.socket() as probe:

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 BOOT_TIMEOUT_S = 180
 """Ten times what an emulated machine takes when it has the host to itself."""
+_EMULATED_SLOWNESS = 5
+"""For tests/support/pace.py: requests per second; what is Python alone is 10 to 20 times slower."""
 
 
 class MachineError(Exception):
@@ -61,6 +63,7 @@ class Machine:
         self.console = folder / "console.log"
         with (folder / "qemu.log").open("w") as log:
             command = _command(image, repository, folder, self.console, cards)
+            self.slowness = 1 if "kvm" in command else _EMULATED_SLOWNESS
             self._process = start(*command, stdout=log, stderr=subprocess.STDOUT)
         self._channel = self._connect(folder / "agent.sock")
         self._rest = b""
