@@ -164,8 +164,7 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
  * than the tracking of its service, or its record was lost. The slot knows whose it was; 0: it does
  * not.
  */
-static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_stand *stand,
-					   struct lb_ring *ring)
+static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_ring *ring)
 {
 	__u32 slot = lb_slot_at(ring, packet->hash), former = lb_slot_former(slot);
 	struct lb_backend *backend = lb_backend_at(former);
@@ -174,9 +173,8 @@ static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_s
 		return 0;
 	if (former && backend && backend->flags & LB_BACKEND_UP)
 		return former;
-	if (packet->protocol != IPPROTO_TCP || stand->schedule == LB_SCHEDULE_HASH)
-		return 0; /* UDP has no beginning; the other schedule comes to this slot anyway */
-	return lb_slot_backend(slot);
+	/* UDP has no beginning: what is unknown is new. */
+	return packet->protocol == IPPROTO_TCP ? lb_slot_backend(slot) : 0;
 }
 
 /* Whether a packet goes on with the flow of a record, if that is not void. */
@@ -223,7 +221,7 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	if (flow)
 		lb_flow_close(flow);
 	else
-		*index = lb_older_flow(packet, stand, ring);
+		*index = lb_older_flow(packet, ring);
 	if (*index) {
 		if (counted)
 			lb_count_one(*index);

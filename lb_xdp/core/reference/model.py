@@ -288,9 +288,7 @@ class Model:
             return old
         if now == NO_BACKEND:
             return None
-        if has.schedule is not Schedule.HASH and midway:
-            return self._by_index[now]
-        if has.schedule is Schedule.HASH and not (has.client or has.limited):
+        if midway or (has.schedule is Schedule.HASH and not (has.client or has.limited)):
             return self._by_index[now]
         if choice is None:
             why = "it is the backends' turn, load or history that decides"
