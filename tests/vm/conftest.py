@@ -11,6 +11,8 @@ without XDP, ``plain`` is virtio as VirtualBox has it, without control of the gu
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +25,11 @@ from tests.support.servers import Nginx
 from tests.vm.machine import Card, Machine, cpus
 
 IMAGE, RUN = (os.environ.get(f"LB_XDP_VM_{name}") for name in ("IMAGE", "RUN"))
-NAT_VIP, DSR_VIP = "203.0.113.10", "203.0.113.11"
+NAT_VIP, DSR_VIP, IPIP_VIP = "203.0.113.10", "203.0.113.11", "203.0.113.12"
 BACKENDS = ("b1", "b2", "b3")
 FALLBACKS = {"e1000": "10.3.0", "plain": "10.4.0"}
 
+_PINS = Path("/sys/fs/bpf/lb-xdp-decap")
 _QUEUES = 2 * cpus()
 CARDS = (
     Card("front", "02:00:00:00:10:01", queues=_QUEUES),
@@ -46,6 +49,8 @@ class Site:
     machine: Machine
     clients: dict[str, Host]
     """By the card of the machine that they are wired to."""
+    web: dict[str, Nginx]
+    """By the backend's name."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,12 +73,14 @@ def site() -> Iterator[Site]:
         clients = {"front": _client(lab, wires, "front", range(2, 10))}
         for name in FALLBACKS:
             clients[name] = _client(lab, wires, name, range(2, 3))
-        for number, name in enumerate(BACKENDS, start=1):
-            _backend(lab, wires, name, f"10.2.0.{10 + number}")
+        web = {
+            name: _backend(lab, wires, name, f"10.2.0.{10 + number}")
+            for number, name in enumerate(BACKENDS, start=1)
+        }
         start = partial(wires.popen)
         with Machine(Path(IMAGE), Path(RUN, "source"), Path(RUN), start, CARDS) as machine:
             _set_addresses(machine)
-            yield Site(machine, clients)
+            yield Site(machine, clients, web)
 
 
 def _lay_wire(wires: Host, card: Card) -> None:
@@ -88,9 +95,9 @@ def _lay_wire(wires: Host, card: Card) -> None:
     )
 
 
-def _plug(lab: Lab, wires: Host, host: Host, wire: str) -> None:
+def _plug(lab: Lab, wires: Host, host: Host, wire: str, interface: str = "eth0") -> None:
     port = f"to-{host.name}"[:15]
-    lab.cable(host, "eth0", wires, port)
+    lab.cable(host, interface, wires, port)
     wires.ip(f"link set {port} master br-{wire}")
 
 
@@ -103,14 +110,21 @@ def _client(lab: Lab, wires: Host, wire: str, addresses: range) -> Host:
     return client
 
 
-def _backend(lab: Lab, wires: Host, name: str, address: str) -> None:
-    backend = lab.host(name)
-    _plug(lab, wires, backend, "back")
-    backend.address("eth0", f"{address}/24")
+def _backend(lab: Lab, wires: Host, name: str, address: str) -> Nginx:
+    """Make a backend with VIPs on lo, which takes tunnels: its pin has its interface's name."""
+    backend, interface = lab.host(name), f"eth-{name}"
+    _plug(lab, wires, backend, "back", interface)
+    backend.address(interface, f"{address}/24")
     backend.route("default", "10.2.0.1")
-    backend.sysctl(conf__all__arp_ignore=1, conf__all__arp_announce=2)
-    backend.address("lo", f"{DSR_VIP}/32")
-    Nginx(lab, backend)
+    backend.sysctl(conf__all__arp_ignore=1, conf__all__arp_announce=2, conf__all__rp_filter=0)
+    backend.sysctl(**{f"conf__{interface}__rp_filter": 0})
+    backend.address("lo", f"{DSR_VIP}/32", f"{IPIP_VIP}/32")
+    backend.run(
+        *(str(Path(sys.executable).with_name("lb-xdp")), "decap", "attach", interface),
+        *("--trust", "172.16.0.0/16", "--vip", IPIP_VIP),
+    )
+    lab.on_close.callback(shutil.rmtree, _PINS / interface, ignore_errors=True)
+    return Nginx(lab, backend)
 
 
 def _set_addresses(machine: Machine) -> None:

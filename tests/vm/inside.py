@@ -31,8 +31,10 @@ _SAMPLES = (
     "test_transfer.py::test_an_upload_comes_through_byte_for_byte",
 )
 _WHOLE = ("sandbox", "netlink", "probes", "forwarding", "interfaces")
+# tests/bpf/test_general.py and the others compile dozens of programs, a minute for each.
+_PROGRAMS = ("packets", "maps", "load", "tracking", "fuzz")
 _BY_DEFAULT = (
-    "tests/bpf",
+    *(f"tests/bpf/test_{name}.py" for name in _PROGRAMS),
     *(f"tests/netns/test_{name}.py" for name in _WHOLE),
     *(f"tests/netns/{test}" for test in _SAMPLES),
     *(f"--deselect=tests/netns/{test}" for test in (*_BY_THE_CLOCK, *_TOO_MUCH)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,18 +14,20 @@ import pytest
 
 from tests.support.lab import Host
 from tests.support.scenes import wait_until
-from tests.vm.conftest import BACKENDS, DSR_VIP, FALLBACKS, NAT_VIP, Site
+from tests.vm.conftest import BACKENDS, DSR_VIP, FALLBACKS, IPIP_VIP, NAT_VIP, Site
 from tests.vm.machine import Machine
 
 _CONFIG = "/etc/lb-xdp/gw1.yaml"
 _UNIT = Path(__file__).parents[2] / "docs" / "lb-xdp@.service"
 _REQUESTS = 30
+_TRANSFER_BYTES = 5_000_000
+_CURL = ("-sS", "--fail", "--max-time", "120")
 _START_S = 180
 """A compilation takes half a minute where the machine is emulated, and 15 s more if it is busy."""
 
 
 def config(interfaces: Sequence[str]) -> str:
-    """Return a configuration file: nat on one VIP, dsr on another, three backends."""
+    """Return a configuration file: nat, dsr and ipip on a VIP each, three backends."""
     backends = [
         {"name": name, "host": f"10.2.0.{10 + number}", "port": 80}
         for number, name in enumerate(BACKENDS, start=1)
@@ -31,7 +35,7 @@ def config(interfaces: Sequence[str]) -> str:
     check = {"type": "http", "path": "/healthz", "interval": "1s", "timeout": "900ms"}
     services = [
         {"name": mode, "vip": vip, "port": 80, "protocol": "tcp", "mode": mode, "pool": "web"}
-        for mode, vip in (("nat", NAT_VIP), ("dsr", DSR_VIP))
+        for mode, vip in (("nat", NAT_VIP), ("dsr", DSR_VIP), ("ipip", IPIP_VIP))
     ]
     document = {
         "gateway": {"name": "gw1", "interfaces": list(interfaces)},
@@ -121,6 +125,26 @@ def test_virtio_forwards_natively_and_again_after_a_reboot(site: Site, daemon: D
 
 
 @pytest.mark.timeout(600)
+def test_transfers_through_native_virtio(site: Site, daemon: Daemon, tmp_path: Path) -> None:
+    """5 MB each way through nat and ipip arrive as they were sent, tunnel overhead and all."""
+    client = site.clients["front"]
+    daemon.start("front", "back")
+    assert daemon.modes() == {"front": "native", "back": "native"}
+    sent = tmp_path / "sent"
+    sent.write_bytes(os.urandom(_TRANSFER_BYTES))
+    for vip in (NAT_VIP, IPIP_VIP):
+        wait_until_all_answer(client, vip)
+        for nginx in site.web.values():
+            shutil.copy(sent, nginx.files / "down")
+        url = f"http://{vip}/files"
+        client.run("curl", *_CURL, "-o", str(tmp_path / "got"), f"{url}/down", timeout_s=130)
+        assert (tmp_path / "got").read_bytes() == sent.read_bytes()
+        client.run("curl", *_CURL, "-T", str(sent), f"{url}/{vip}", timeout_s=130)
+        arrived = [n.files / vip for n in site.web.values() if (n.files / vip).exists()]
+        assert [path.read_bytes() == sent.read_bytes() for path in arrived] == [True]
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("card", FALLBACKS)
 def test_without_native_xdp_it_says_so_and_works(site: Site, daemon: Daemon, card: str) -> None:
     """If a driver takes no XDP program, all cards get one in generic mode, with a clear notice."""
@@ -137,7 +161,7 @@ def test_the_command_line_from_check_to_detach(site: Site, daemon: Daemon) -> No
     """check, run, status and detach do on the stock kernel what they promise."""
     machine = site.machine
     daemon.start("front", "back")
-    assert "ok, 2 services, 3 backends" in machine.run("lb-xdp", "check", _CONFIG).stdout
+    assert "ok, 3 services, 3 backends" in machine.run("lb-xdp", "check", _CONFIG).stdout
     wait_until_all_answer(site.clients["front"], NAT_VIP)
     assert NAT_VIP in machine.run("lb-xdp", "--name", "gw1", "status").stdout
     machine.run("systemctl", "stop", "lb-xdp@gw1")
