@@ -3,6 +3,9 @@
 Run by root, pytest itself moves into private namespaces before the first test, so that no test can
 see the machine's interfaces, and nothing outlives the run. Without root the unit tests run as they
 are, and the tests of bpf/ and netns/ fail with the reason.
+
+Each worker of a run in parallel has a sandbox of its own within the first one, and shares with the
+others only the compiled programs: each is compiled once a run.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from tests.support.lab import Lab
 
 _KERNEL_TESTS = tuple(Path(__file__).parent / folder for folder in ("bpf", "netns"))
 _PROBLEM = pytest.StashKey[str]()
-_COMPILED = "/run/lb-xdp-compiled"  # in the sandbox's own /run: each program is compiled once a run
+_COMPILED = "/var/lib/lb-xdp-compiled"  # in the sandbox, and in the workers' own within it
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except sandbox.SandboxError as problem:
         config.stash[_PROBLEM] = str(problem)
     else:
-        os.environ.setdefault("LB_XDP_COMPILE_CACHE", _COMPILED)
+        Path(os.environ.setdefault("LB_XDP_COMPILE_CACHE", _COMPILED)).mkdir(exist_ok=True)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import os
 import random
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,6 +64,16 @@ def shuffled(fragments: list[Any]) -> list[Any]:
     return [first, *random.sample(others, len(others))]
 
 
+def answers(scene: Scene, vip: str) -> bool:
+    """Say whether a small datagram is answered: then every host knows its neighbours' MACs."""
+    with asking(scene, vip) as (channel, _):
+        channel.settimeout(0.5)
+        channel.send(b"hello")
+        with suppress(TimeoutError):
+            return channel.recv(100) == b"b1 hello"
+    return False
+
+
 def lost(scene: Scene) -> float:
     return scene.gateway.metric("lb_xdp_packets_total", reason="fragment_lost", verdict="drop")
 
@@ -112,6 +123,7 @@ def test_fragments_find_their_backend(lab: Lab, mode: str) -> None:
     scene, echo = build(lab, mode)
     with closing(Wire(scene.client, "eth0", scene.network.gateway.mac("eth0"))) as wire:
         for vip in VIPS.values():
+            wait_until(partial(answers, scene, vip), "the way to the backend and back is known")
             assert_whole(scene, vip)
             assert_whole_out_of_order(scene, vip, wire)
             assert_lost_without_the_first(scene, vip, wire, echo)

@@ -90,6 +90,8 @@ class Wire:
         self._ip("link", "set", OUTER, "address", GATEWAY_MAC)
         program = Path("/sys/fs/bpf/pass")
         xdp_pass.pin(program)
+        for name in ("outer-peer", "inner-peer"):  # nobody says anything of his own accord
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1", encoding="ascii")
         for name in (OUTER, INNER, "outer-peer", "inner-peer"):
             self._ip("link", "set", name, "up")
             self._ip("link", "set", name, "xdp", "pinned", str(program))

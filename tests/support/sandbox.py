@@ -56,6 +56,9 @@ def is_inside() -> bool:
 def enter() -> None:
     """Move this process, and every child that it starts from now on, into a sandbox.
 
+    A sandbox within a sandbox shares the temporary files of the outer one, and nothing else that
+    is made from then on.
+
     Call it before any thread is started: threads that exist already stay outside. The working
     directory must not be below /run or /var/lib, which the sandbox replaces.
 
@@ -91,10 +94,14 @@ def die_with_parent() -> None:
 
 def _replace_file_systems() -> None:
     """Mount what must be private: a /run and /var/lib to write in, a /sys of this network."""
+    outer = os.open(_TMP, os.O_PATH) if is_inside() else None
     _mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     _MARK.mkdir()
     _mount("tmpfs", str(_MARK), "tmpfs", 0, "mode=755")
     _TMP.mkdir(mode=0o1777)
+    if outer is not None:
+        _mount(f"/proc/self/fd/{outer}", str(_TMP), None, _MS_BIND)
+        os.close(outer)
     _hide_behind_links(Path("/var/lib"), _VAR_LIB)
     for folder in ("/run/netns", "/run/lb-xdp", "/var/lib/lb-xdp"):
         Path(folder).mkdir(exist_ok=True)

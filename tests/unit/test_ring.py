@@ -303,13 +303,18 @@ def test_turns_follow_the_weights(weights: tuple[int, ...], expected: str) -> No
 
 @given(pools, st.data())
 def test_schedule_is_fair_from_the_first_turn_on(weights: Weights, data: st.DataObject) -> None:
-    """After any number of turns each live backend is within two turns of its share."""
+    """After any number of turns each of n live backends is within max(2, n / 2) turns of its share.
+
+    That is what stride scheduling promises: in the worst case the error grows with the number of
+    the others (Waldspurger and Weihl 1995, section 2.2).
+    """
     live = data.draw(st.sets(st.sampled_from(sorted(weights))))
     ring = schedule(weights, live, 521)
     able = {key: weights[key] for key in live if weights[key]}
+    bound = max(2, len(able) / 2)
     if not able:
         assert owners(ring) == [None] * 521
     for key, weight in able.items():
         taken = np.cumsum([owner == key for owner in owners(ring)])
         share = np.arange(1, 522) * (weight / sum(able.values()))
-        assert np.abs(taken - share).max() <= 2
+        assert np.abs(taken - share).max() <= bound
