@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.topologies import VIP, VIP6, Network
@@ -24,9 +25,15 @@ def attach_decap(network: Network) -> None:
     # All backends run the same program: it need not be compiled for each.
     cache = Path(tempfile.gettempdir(), "decap-compiled")
     cache.mkdir(exist_ok=True)
+    network.lab.on_close.callback(_remove_if_empty, _PINS)
     for host in network.backends:
         interface = network.backend_interface[host.name]
         # Not by a detach when the lab closes, which would take as long as half of a test.
         network.lab.on_close.callback(shutil.rmtree, _PINS / interface, ignore_errors=True)
         attach = (_COMMAND, "decap", "attach", interface, *_TRUST, "--vip", VIP, "--vip", VIP6)
         host.run("env", f"LB_XDP_COMPILE_CACHE={cache}", *attach)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # another lab's pins are in it, or it is gone
+        folder.rmdir()
