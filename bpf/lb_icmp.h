@@ -293,10 +293,13 @@ static __always_inline int lb_error_nat(struct xdp_md *ctx, struct lb_table *tab
 {
 	struct lb_ends inner = {};
 	struct lb_backend *backend;
+	__u32 bits = lb_address_bits(table, lb_destination(packet, family), family);
 	int end;
 
-	if (lb_address_bits(table, lb_destination(packet, family), family) & LB_ADDRESS_LOCAL)
+	if (bits & LB_ADDRESS_LOCAL)
 		return LB_END(to_gateway);
+	if (bits & LB_ADDRESS_VIP) /* no client has it: a backend was answered from another VIP */
+		return LB_END(protocol);
 	end = lb_nat_owner(lb_source(quoted, family), quoted->source_port,
 			   lb_destination(quoted, family), quoted->destination_port,
 			   quoted->protocol, &index, &backend, family);

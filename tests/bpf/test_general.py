@@ -523,6 +523,19 @@ def test_an_error_about_no_flow_passes(wire: Wire, mode: Mode, family: int) -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_an_error_from_a_backend_to_a_vip_is_not_about_a_client(wire: Wire, family: int) -> None:
+    """What a VIP sent to a backend's address was no request that nat had translated."""
+    with load(wire, Mode.NAT, family, backend_port=8080) as loaded:
+        packet = from_client(family, TCP(sport=4020, dport=80) / payload(30))
+        backend = network(loaded.run(packet).packet).dst
+        sent = header(family, vip(family), backend) / TCP(sport=99, dport=8080)
+        error = error_about(family, sent, 20, vip(family), backend)
+        found = loaded.run(error, ingress=INNER)
+        assert (found.action, found.reason) == ("pass", "protocol")
+        assert found.data == bytes(error)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_truncation_is_survived(wire: Wire, mode: Mode, family: int) -> None:
     """Cut at any octet, no packet is forwarded that claims more than it has."""
