@@ -103,6 +103,7 @@ class Rig:
                 maps["devices"].write(interface.index, interface.index)
             generation = build_generation(self.plan, maps)
             undo.callback(generation.close)
+            self.generation = generation
             self._fd = generation.program.fd
             octets = 8 * len(self.reasons)
             self._counted = mmap.mmap(maps["reasons"].fd, mmap.PAGESIZE)
