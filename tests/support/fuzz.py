@@ -43,6 +43,7 @@ from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
 from lb_xdp.datapath.syscall import MapType
 from lb_xdp.errors import DatapathError
 from tests.support import program, sandbox
+from tests.support.captures import captured_for
 from tests.support.fuzz_frames import Frames, Target
 from tests.support.fuzz_spoil import MAX_FRAME_BYTES, Spoiler, truncations
 from tests.support.fuzz_variants import Variant, variants
@@ -209,14 +210,16 @@ class Rig:
             )
             for service in self.config.services
         ]
-        return Frames(
+        gateway = bytes.fromhex(program.GATEWAY_MAC.replace(":", ""))
+        made = Frames(
             targets,
             clients=(program.CLIENT, program.CLIENT6),
             snats=program.SNATS,
             tunnel_ends=(sources.ipv4.network_address + 7, sources.ipv6.network_address + 7),
-            gateway=bytes.fromhex(program.GATEWAY_MAC.replace(":", "")),
+            gateway=gateway,
             random=random,
-        ).all()
+        )
+        return [*made.all(), *captured_for(targets, gateway)]
 
 
 def compile_ahead(wire: program.Wire, wanted: Iterable[Variant]) -> None:
