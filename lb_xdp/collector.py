@@ -73,6 +73,7 @@ class Collector:
         """Look once. Raises DatapathError."""
         config = self._reconciler.config
         marked = self._reconciler.marked()
+        began_s = self._reconciler.now_s()
         found = await asyncio.to_thread(
             self._datapath.collect,
             config.gateway.flow_table,
@@ -81,5 +82,6 @@ class Collector:
         )
         self.flows, self.entries = found.flows, found.entries
         self.removed += found.removed
-        if self._reconciler.on_collected(marked, found.recorded):
+        ended = self._reconciler.on_flows(found.flows, began_s)
+        if self._reconciler.on_collected(marked, found.recorded) or ended:
             self._changed()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from lb_xdp.api.server import serve as serve_api
 from lb_xdp.collector import Collector
 from lb_xdp.config import load_config
 from lb_xdp.core.change import needs_restart
+from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Config
+from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
+from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
@@ -32,20 +36,24 @@ from lb_xdp.errors import (
     InvalidConfigError,
     LbError,
 )
-from lb_xdp.instance import locked, notify, raise_limits, require_privilege
+from lb_xdp.instance import STATE_DIRECTORY, locked, notify, raise_limits, require_privilege
+from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices
 from lb_xdp.probes.prober import Prober
-from lb_xdp.reconciler import Reconciler, TargetId, addresses, targets
+from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
+from lb_xdp.store import Store
 from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.witness import Record, log_event, membership_events
 
 _log = logging.getLogger(__name__)
 
 _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
+_LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
@@ -88,10 +96,14 @@ def pinned_names() -> list[str]:
 class Daemon:
     """One run of the daemon; it is also the Controller behind the API."""
 
-    def __init__(self, config: Config, path: Path, *, replace: bool) -> None:
+    def __init__(
+        self, config: Config, path: Path, *, replace: bool, record: Record = log_event
+    ) -> None:
         self._config = config
         self._path = path
         self._replace = replace
+        self._record = record
+        self._probing: tuple[Config, ...] = (config,)
         self._decided = asyncio.Event()
         self._turns = Turns()
         self._exposition = Exposition(self.snapshot)
@@ -113,9 +125,11 @@ class Daemon:
             await self._follower.set_targets(addresses(self._config))
             _require_forwarding(self._config)
             self._open_datapath(stack)
+            await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
                 await self._start(stack)
                 await self._turns.work(self._cycle)
+            self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
 
     def _open_datapath(self, stack: AsyncExitStack) -> None:
@@ -129,11 +143,22 @@ class Daemon:
         )
         stack.callback(self._datapath.close)
         observed = self._datapath.observe()
+        store = Store(STATE_DIRECTORY / gateway.name)
+        kept = store.load()
         self._reconciler = Reconciler(
-            self._config, self._datapath, observed, build_id(), time.monotonic
+            self._config,
+            self._datapath,
+            observed,
+            build_id(),
+            time.monotonic,
+            overrides=kept.overrides,
+            lingering=kept.lingering,
+            record=self._record,
         )
+        self._layers = Layers(self._reconciler, store, self._record)
+        self._names = self._present_names()
         self._collector = Collector(self._reconciler, self._datapath, self._turns.changed.set)
-        self._reporter = Reporter(self._reconciler, self._datapath, self._collector)
+        self._reporter = Reporter(self._reconciler, self._datapath, self._collector, self._layers)
         self._look()
 
     def _look(self) -> None:
@@ -164,6 +189,7 @@ class Daemon:
             self._remove_unused_pins()
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
+        self._tell(EventKind.STARTED, f"version {__version__}")
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
@@ -176,6 +202,7 @@ class Daemon:
 
         What forwards already goes on meanwhile: its backends are decided about by their records.
         """
+        self._layers.expire()
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
         compiled = asyncio.to_thread(self._datapath.prepare, plan)
@@ -184,6 +211,7 @@ class Daemon:
         )
         self._look()
         self._reconciler.cycle()
+        await self._keep_up()
         self._wake_in_time()
 
     async def _ignore(self) -> None:
@@ -202,6 +230,7 @@ class Daemon:
     async def _cycle(self) -> None:
         """Bring the datapath to the goal; a failure is told, and tried again."""
         self._look()
+        self._layers.expire()
         try:
             plan, _ = self._reconciler.plan()
             if plan.build:  # which may take the compiler a second: probes must not wait for it
@@ -215,15 +244,29 @@ class Daemon:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._turns.changed.set)
         else:
             self._reporter.trouble = ""
+            await self._keep_up()
             self._wake_in_time()
 
+    async def _keep_up(self) -> None:
+        """Let disk, probes and metrics follow when an override or a lingering backend has gone."""
+        if self._layers.changed:
+            self._forget_gone()
+            self._probe(*self._probing)
+            await self._layers.keep_up()
+
     def _wake_in_time(self) -> None:
-        """Have a cycle when the slots of some ring have waited long enough to settle."""
+        """Have a cycle when one is due though nothing happens."""
+        loop = asyncio.get_running_loop()
+        waits_s = []
         deadline_ns = self._reconciler.next_deadline_ns()
-        self._settling.cancel()
         if deadline_ns is not None:
-            loop = asyncio.get_running_loop()
-            self._settling = loop.call_at(deadline_ns / 1e9, self._turns.changed.set)
+            waits_s.append(deadline_ns / 1e9 - loop.time())
+        expiry_s = self._reconciler.overrides.next_expiry_timestamp_s()
+        if expiry_s is not None:
+            waits_s.append(min(expiry_s - time.time(), _LOOK_AT_EXPIRIES_S))
+        self._settling.cancel()
+        if waits_s:
+            self._settling = loop.call_later(max(min(waits_s), 0), self._turns.changed.set)
 
     # What others call: they leave word, or wait for their turn.
 
@@ -234,6 +277,24 @@ class Daemon:
     async def reload(self) -> str:
         """Load the file again; the Controller's part of the API."""
         return await self._turns.in_turn(self._reload)
+
+    def overrides(self) -> Overrides:
+        """Return what was asked for at run time and still holds."""
+        return self._reconciler.overrides
+
+    async def set_overrides(self, *overrides: Override) -> None:
+        """Let these hold from now on, all or none; they are on disk before they do.
+
+        Raises UnknownNameError, UnfitOverrideError and StoreError; then nothing was changed.
+        """
+        await self._turns.in_turn(lambda: self._override(self._layers.set(overrides)))
+
+    async def clear_overrides(self, *subjects: Subject, author: str = "") -> None:
+        """Let the file hold again for these, all or none; ``author`` is who wants that.
+
+        Raises UnknownNameError and StoreError; then nothing was changed.
+        """
+        await self._turns.in_turn(lambda: self._override(self._layers.clear(subjects, author)))
 
     async def detach(self) -> None:
         """Remove program and pins, and end; the Controller's part of the API."""
@@ -253,9 +314,15 @@ class Daemon:
         for service, backend in self._reconciler.members(target):
             self._exposition.observe_probe(service, backend, result.duration_s)
 
+    async def _override(self, change: Awaitable[None]) -> None:
+        """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
+        await change
+        self._probe(*self._probing)
+
     def _probe(self, *configs: Config) -> None:
         """Probe the backends of these configurations, the last one's wishes winning."""
-        self._prober.set_targets({k: t for config in configs for k, t in targets(config).items()})
+        self._probing = configs
+        self._prober.set_targets(self._reconciler.probed(*configs))
 
     async def _detach(self) -> None:
         for removed in self._datapath.remove():
@@ -281,11 +348,13 @@ class Daemon:
                 success=False, timestamp_s=time.time(), errors=messages
             )
             _log.error("reload refused, nothing was changed: %s", "; ".join(messages))
+            self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages))
             raise
         finally:
             notify("READY=1")
         self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", self._path, summary)
+        self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
         return summary
 
     async def _go_to(self, config: Config) -> str:
@@ -307,14 +376,18 @@ class Daemon:
                 self._reconciler.adopt(self._config)
             self._probe(self._config)
             await self._follow(self._config)
-        self._forget(before, config)
+        for event in membership_events(before, config, time.time()):
+            self._record(event)
+        self._forget_gone()
+        await self._keep_up()
         moved = sum(plan.moved.values()) if plan else 0
         return f"{len(config.services)} services; {moved} slots moved"
 
     async def _follow(self, *configs: Config) -> None:
         """Follow the interfaces and backends of these configurations. Raises InterfaceError."""
         self._follower.set_interfaces({name for c in configs for name in c.gateway.interfaces})
-        await self._follower.set_targets({address for c in configs for address in addresses(c)})
+        wholes = [self._reconciler.whole_of(config) for config in configs]
+        await self._follower.set_targets({address for c in wholes for address in addresses(c)})
 
     async def _try_out(self, config: Config) -> None:
         """Wait until what is new is decided about, and compile what will be needed."""
@@ -328,11 +401,19 @@ class Daemon:
         self._look()
         return self._reconciler.cycle()
 
-    def _forget(self, before: Config, config: Config) -> None:
-        names = {(service.name, backend.name) for service, backend in config.backends()}
-        for service, backend in before.backends():
-            if (service.name, backend.name) not in names:
-                self._exposition.forget(service.name, backend.name)
+    def _present_names(self) -> frozenset[tuple[str, str]]:
+        whole = self._reconciler.whole
+        return frozenset((service.name, backend.name) for service, backend in whole.backends())
+
+    def _forget_gone(self) -> None:
+        """Stop showing backends that are gone for good."""
+        names = self._present_names()
+        for name in self._names - names:
+            self._exposition.forget(*name)
+        self._names = names
+
+    def _tell(self, kind: EventKind, cause: str) -> None:
+        self._record(Event(kind, time.time(), cause=cause))
 
 
 def _require_forwarding(config: Config) -> None:

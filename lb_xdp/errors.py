@@ -9,6 +9,9 @@
      │   ├─ PrivilegeError
      │   └─ InterfaceError
      ├─ NetlinkError                exit 1   the kernel refused a route, neighbour or link query
+     ├─ UnknownNameError            exit 1   no service, backend or override has that name
+     ├─ UnfitOverrideError          exit 1   an override asks for what cannot be
+     ├─ StoreError                  exit 1   what must survive a restart cannot be written
      └─ DatapathError               exit 1   anything about BPF
          ├─ CompileError            the C did not compile; carries file and line
          ├─ VerifierError           the kernel refused the program; carries the whole log
@@ -92,6 +95,18 @@ class InterfaceError(HostError):
 
 class NetlinkError(LbError):
     """The kernel refused or did not answer a netlink request."""
+
+
+class UnknownNameError(LbError):
+    """No service, backend or override has that name; the message says which there are."""
+
+
+class UnfitOverrideError(LbError):
+    """An override asks for what cannot be; nothing was changed."""
+
+
+class StoreError(LbError):
+    """What must survive a restart cannot be written to disk; nothing was changed."""
 
 
 class DatapathError(LbError):

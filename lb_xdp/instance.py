@@ -17,6 +17,9 @@ from pathlib import Path
 from lb_xdp.errors import AlreadyRunningError, HostError, PrivilegeError
 
 RUN_DIRECTORY = Path("/run/lb-xdp")
+STATE_DIRECTORY = Path("/var/lib/lb-xdp")
+"""Has a directory for each gateway, with what must survive a restart."""
+
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 
 

@@ -8,20 +8,35 @@ results and topologies, and a datapath behind ``DatapathPort`` does what the pla
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Protocol
 
-from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire
+from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
+from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import HealthState, ProbeResult, Target, initial, is_live, observe
-from lb_xdp.core.model import Address, BackendKey, CheckKind, Config, HealthCheck, ServiceKey
+from lb_xdp.core.lingering import (
+    Farewell,
+    Held,
+    after_restart,
+    extended,
+    farewells,
+    lingering_after,
+)
+from lb_xdp.core.model import Backend, CheckKind, Config, HealthCheck, Service, ServiceKey
+from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark
-from lb_xdp.core.snapshot import Health
+from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
+from lb_xdp.core.snapshot import Admin, Health
+from lb_xdp.core.standing import Standing, Standings, at_start, stand
+from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError
+from lb_xdp.witness import Record, Seen, Witness, log_event
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +50,6 @@ class DatapathPort(Protocol):
     def observe(self) -> Observed: ...  # noqa: D102 - see Datapath
 
 
-class TargetId(NamedTuple):
-    """What is probed: a backend of a pool, once for all services that share the pool."""
-
-    pool: str
-    backend: BackendKey
-
-
 class Reconciler:
     """Not thread-safe: all is called from the event loop. ``clock`` is monotonic, in seconds."""
 
@@ -52,10 +60,16 @@ class Reconciler:
         observed: Observed,
         build: int,
         clock: Callable[[], float],
+        *,
+        overrides: Overrides | None = None,
+        lingering: Sequence[Farewell] = (),
+        record: Record = log_event,
+        timestamp: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
         self.topology = Topology()
         self.observed = observed
+        self.overrides = overrides or Overrides()
         self.rings = Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
@@ -64,37 +78,69 @@ class Reconciler:
         self._datapath = datapath
         self._build = build
         self._clock = clock
+        self._timestamp = timestamp
+        self._record = record
+        self._witness = Witness(record)
         self._health: dict[TargetId, HealthState] = {}
         self._probe_s: dict[TargetId, float] = {}
-        self._checks = checks(config)
-        self._members = _members(config)
-        self.consider(config)
+        held = after_restart(lingering, config, clock(), timestamp())
+        self._wake_s: float | None = None
+        self._adopt(config, lingering_after(config, observed, held, None, clock()))
+        found = frozenset(observed.records) if observed.structure else None
+        self._memories = at_start(self.whole, found)
 
     # What comes in.
 
     def consider(self, config: Config) -> None:
         """Make room for the health of backends that are new; those known keep theirs."""
-        for target, check in checks(config).items():
-            if target not in self._health:
-                self._health[target] = initial(check, self._clock(), self._found_up(config, target))
+        self._consider(self.whole_of(config))
 
-    def _found_up(self, config: Config, target: TargetId) -> bool | None:
-        """Return what the kernel's records say of a target; None where it has none."""
-        for service in config.services:
-            record = self.observed.records.get(BackendId(service.key, target.backend))
-            if service.pool.name == target.pool and record is not None:
-                return record.up
-        return None
+    def _consider(self, whole: Config) -> None:
+        found = self._found_up(whole)
+        for target, check in checks(whole).items():
+            if target not in self._health:
+                self._health[target] = initial(check, self._clock(), found.get(target))
+
+    def _found_up(self, whole: Config) -> dict[TargetId, bool]:
+        """Return what the kernel's records say of targets; nothing of those it has no word about.
+
+        A record that is down because an operator wanted it so says nothing of health.
+        """
+        found: dict[TargetId, bool] = {}
+        for service, backend in whole.backends():
+            record = self.observed.records.get(BackendId(service.key, backend.key))
+            cut = self.overrides.admin(service.name, backend.name) is Admin.DOWN
+            if record is not None and (record.up or not cut):
+                target = target_of(service, backend)
+                found[target] = record.up or found.get(target, False)
+        return found
 
     def adopt(self, config: Config) -> None:
-        """Make a configuration the goal; ``cycle`` goes there."""
+        """Make a configuration the goal; ``cycle`` goes there. Who is not in it lingers."""
+        self._adopt(config, self._lingering_after(config))
+        self.rings.forget_others(config.services)
+
+    def _adopt(self, config: Config, lingering: Held) -> None:
         self.config = config
-        self._checks = checks(config)
-        self._members = _members(config)
-        self.consider(config)
+        self.lingering = lingering
+        self.whole = extended(config, lingering)
+        self._consider(self.whole)
+        self._checks = checks(self.whole)
+        self._members = members(self.whole)
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
-        self.rings.forget_others(config.services)
+
+    def _lingering_after(self, config: Config) -> Held:
+        return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
+
+    def whole_of(self, config: Config) -> Config:
+        """Return a configuration with all backends that it will have once it is the goal."""
+        if config is not self.config:
+            return extended(config, self._lingering_after(config))
+        now_s = self._clock()
+        if all(one.until_s > now_s for one in self.lingering.values()):
+            return self.whole
+        return extended(config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
 
     def _carry_on(self, target: TargetId, check: HealthCheck) -> HealthState:
         """Keep a target's health under a new check; only "not probed" is no health to keep."""
@@ -102,6 +148,47 @@ class Reconciler:
         if (held.health is Health.NONE) == (check.kind is CheckKind.NONE):
             return held
         return initial(check, self._clock(), is_live(held.health))
+
+    def set_overrides(self, overrides: Overrides) -> None:
+        """Make these the overrides; ``cycle`` follows them.
+
+        What nobody wanted to be probed, and somebody does now, is not known any more: the first
+        result decides.
+        """
+        rested = resting(self.whole, self.overrides) - resting(self.whole, overrides)
+        self.overrides = overrides
+        for target in rested:
+            self._health[target] = initial(self._checks[target], self._clock(), None)
+
+    def farewells(self) -> tuple[Farewell, ...]:
+        """Return what is to be kept of the backends that linger."""
+        return farewells(self.lingering, self._clock(), self._timestamp())
+
+    def on_flows(self, flows: Mapping[int, int], began_s: float) -> bool:
+        """Take in how many records name each index; True if some lingering backend has no flow.
+
+        ``began_s`` is when the look at the records began.
+        """
+        gone = {
+            identity: replace(one, until_s=self._clock())
+            for identity, one in self.lingering.items()
+            if one.since_s < began_s and self._flowless(identity, flows)
+        }
+        if gone:
+            self.lingering = {**self.lingering, **gone}
+        return bool(gone)
+
+    def _flowless(self, identity: BackendId, flows: Mapping[int, int]) -> bool:
+        """Say whether a backend has no flow left, as far as records and slots can tell.
+
+        Where not every flow has a record, those that have none fall on slots that are unsettled.
+        """
+        index = self.observed.indices.get(identity)
+        structure = self.observed.structure
+        ring = self.observed.rings.get(identity.service)
+        if index is None or structure is None or ring is None or flows.get(index, 0):
+            return False
+        return structure.services[identity.service].tracked or not was_before(ring, index)
 
     def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
         """Take in a probe's result; True if what the backend may get has changed.
@@ -124,33 +211,41 @@ class Reconciler:
             return False
         if is_live(before.health):
             self.failovers += 1
-        level = logging.INFO if is_live(after.health) else logging.WARNING
-        _log.log(level, "backend %s of pool %s is %s, was %s: %s", target.backend, target.pool,
-                 after.health, before.health, after.detail)  # fmt: skip
         return True
 
     # What goes out.
 
     def undecided(self, config: Config) -> set[TargetId]:
         """Return the targets of a configuration that no probe has decided about yet."""
-        return {t for t in checks(config) if self._health[t].health is Health.UNKNOWN}
+        whole = self.whole_of(config)
+        quiet = resting(whole, self.overrides)
+        wanted = checks(whole).keys() - quiet
+        return {t for t in wanted if self._health[t].health is Health.UNKNOWN}
 
-    def live(self, config: Config) -> frozenset[BackendId]:
-        """Return the backends that probes allow traffic to."""
-        return frozenset(
-            BackendId(service.key, backend.key)
-            for service, backend in config.backends()
-            if is_live(self._health[TargetId(service.pool.name, backend.key)].health)
+    def probed(self, *configs: Config) -> dict[TargetId, Target]:
+        """Return what these configurations want to be probed, the last one's wishes winning."""
+        wholes = [self.whole_of(config) for config in configs]
+        return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
+
+    def _health_of(self, service: Service, backend: Backend) -> Health:
+        held = self._health.get(target_of(service, backend))
+        return held.health if held else Health.UNKNOWN
+
+    def _stand(self, config: Config) -> Standings:
+        return stand(
+            self.whole_of(config), self.overrides, self._health_of, self._memories, self._clock()
         )
 
     def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
         """Return the steps from what is to what a configuration asks for, as things stand."""
-        config = config or self.config
+        return self._plan(self._stand(config or self.config))
+
+    def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         started_s, builds = self._clock(), self.rings.builds
         desired = desire(
-            config,
+            standings.config,
             self.topology,
-            self.live(config),
+            standings.live,
             self.rings.ring_of,
             build=self._build,
             held=self.observed.records,
@@ -165,9 +260,11 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        plan, desired = self.plan()
+        self._forget_over()
+        standings = self._stand(self.config)
+        plan, desired = self._plan(standings)
         if plan.empty:
-            self._arrive(self.observed, desired)
+            self._arrive(self.observed, desired, standings)
             return None
         try:
             observed = self._datapath.apply(plan, self.observed)
@@ -175,13 +272,77 @@ class Reconciler:
             self._arrived = False
             self.observed = self._datapath.observe()
             raise
-        self._arrive(observed, desired)
+        self._arrive(observed, desired, standings)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
 
-    def _arrive(self, observed: Observed, desired: Desired) -> None:
+    def _arrive(self, observed: Observed, desired: Desired, standings: Standings) -> None:
         self.observed = replace(observed, applied=desired, recorded={})
         self._arrived = True
+        self._memories = standings.memories
+        self._wake_s = standings.wake_s
+        timestamp_s = self._timestamp()
+        self._witness.look_at_services(standings.services, timestamp_s)
+        self._witness.look(self._seen(standings), timestamp_s)
+
+    def _forget_over(self) -> None:
+        """Let go of backends whose time is over."""
+        now_s = self._clock()
+        over = [one for one in self.lingering.values() if one.until_s <= now_s]
+        if not over:
+            return
+        names = {
+            BackendId(service.key, backend.key): (service.name, backend.name)
+            for service, backend in self.whole.backends()
+        }
+        self._adopt(self.config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
+        for one in over:
+            cause = f"removed from the file {now_s - one.since_s:.0f} s ago, its time is over"
+            self._record(
+                Event(
+                    EventKind.BACKEND_FORGOTTEN,
+                    self._timestamp(),
+                    *names[one.identity],
+                    cause=cause,
+                )
+            )
+
+    def _seen(self, standings: Standings) -> dict[BackendId, Seen]:
+        return {
+            BackendId(key, backend.key): self._seen_backend(
+                service.service, backend, service.backends[backend.key]
+            )
+            for key, service in standings.services.items()
+            for backend in service.service.pool.backends
+        }
+
+    def _seen_backend(self, service: Service, backend: Backend, standing: Standing) -> Seen:
+        record = self.observed.records.get(BackendId(service.key, backend.key), UNREACHABLE)
+        health = self._health_of(service, backend)
+        return Seen(
+            service.name,
+            backend.name,
+            standing.state(health, reachable=record.reachable),
+            partial(self._cause, service, backend, standing),
+        )
+
+    def _cause(
+        self, service: Service, backend: Backend, standing: Standing
+    ) -> tuple[str, str, float | None]:
+        """Say why a backend's state is what it is, who wanted it, and how long its probe took."""
+        asked = self.overrides.about(service.name, backend.name)
+        if standing.admin is not Admin.READY or standing.drains:
+            return standing.why or "weight 0 in the file", asked[0].author if asked else "", None
+        record = self.observed.records.get(BackendId(service.key, backend.key), UNREACHABLE)
+        obstacle = why_unreachable(service, backend.address, self.topology, record)
+        if obstacle is not None:
+            return obstacle, "", None
+        target = target_of(service, backend)
+        return self._health[target].detail, "", self._probe_s.get(target)
+
+    def now_s(self) -> float:
+        """Return the time, on the clock of everything here."""
+        return self._clock()
 
     def _now_ns(self) -> int:
         return int(self._clock() * 1e9)
@@ -191,9 +352,12 @@ class Reconciler:
     def next_deadline_ns(self) -> int | None:
         """Return when a cycle is due though nothing happens, CLOCK_MONOTONIC; None for never.
 
-        Then the unsettled slots of some ring have waited long enough.
+        Then the unsettled slots of some ring have waited long enough, a slow start takes its next
+        step, a priority may leave, or the time of a lingering backend is over.
         """
-        ends_ns = (image.unsettled_until_ns for image in self.observed.rings.values())
+        ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
+        ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
+        ends_ns.append(round((self._wake_s or 0) * 1e9))
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
@@ -242,11 +406,12 @@ class Reconciler:
         ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
         """
         now_s = self._clock()
+        standings = self._stand(self.config).services
         views = {}
-        for service, backend in self.config.backends():
-            target = TargetId(service.pool.name, backend.key)
+        for service, backend in self.whole.backends():
+            target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
-            health = self._health[target]
+            health, left = self._health[target], self.lingering.get(identity)
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),
@@ -255,8 +420,16 @@ class Reconciler:
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
                 flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
+                standings[service.key].backends[backend.key],
+                self.overrides.about(service.name, backend.name),
+                None if left is None else max(left.until_s - now_s, 0.0),
             )
         return views
+
+    def panics(self) -> frozenset[ServiceKey]:
+        """Return the services that have no healthy backend."""
+        standings = self._stand(self.config).services
+        return frozenset(key for key, service in standings.items() if service.panic)
 
     @property
     def ready(self) -> bool:
@@ -268,38 +441,6 @@ class Reconciler:
 
 _FIRST_LOOK = HealthCheck(CheckKind.TCP)
 """For a target that is probed before its configuration is adopted: the first result decides."""
-
-
-def checks(config: Config) -> dict[TargetId, HealthCheck]:
-    """Return the health check of every backend of every pool in use."""
-    return {
-        TargetId(service.pool.name, backend.key): service.pool.health
-        for service, backend in config.backends()
-    }
-
-
-def _members(config: Config) -> dict[TargetId, list[tuple[str, str]]]:
-    members: dict[TargetId, list[tuple[str, str]]] = {}
-    for service, backend in config.backends():
-        target = TargetId(service.pool.name, backend.key)
-        members.setdefault(target, []).append((service.name, backend.name))
-    return members
-
-
-def targets(config: Config) -> dict[TargetId, Target]:
-    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own."""
-    return {
-        target: Target(
-            check, check.host or target.backend.address, check.port or target.backend.port
-        )
-        for target, check in checks(config).items()
-        if check.kind is not CheckKind.NONE
-    }
-
-
-def addresses(config: Config) -> frozenset[Address]:
-    """Return the addresses that packets are sent to."""
-    return frozenset(backend.address for _, backend in config.backends())
 
 
 def _sentence(plan: Plan) -> str:

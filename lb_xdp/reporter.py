@@ -10,7 +10,13 @@ from typing import Protocol
 
 from lb_xdp import __version__
 from lb_xdp.core.desired import BackendId
-from lb_xdp.core.report import Count, empty_services, service_statuses
+from lb_xdp.core.report import (
+    Count,
+    empty_services,
+    orphan_notices,
+    panic_notices,
+    service_statuses,
+)
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.core.snapshot import (
     DatapathStatus,
@@ -46,15 +52,26 @@ class FlowsSeen(Protocol):
     removed: int
 
 
+class Disk(Protocol):
+    """What is told of the place where things are kept; see ``layers.Layers``."""
+
+    notice: str
+
+
 class Reporter:
     """Holds what only a report needs: when the daemon started, how the last reload went."""
 
     def __init__(
-        self, reconciler: Reconciler, datapath: CountersPort, collector: FlowsSeen
+        self,
+        reconciler: Reconciler,
+        datapath: CountersPort,
+        collector: FlowsSeen,
+        layers: Disk,
     ) -> None:
         self._reconciler = reconciler
         self._datapath = datapath
         self._collector = collector
+        self._layers = layers
         self._started_timestamp_s = time.time()
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         self.host_notices: tuple[str, ...] = ()
@@ -66,7 +83,9 @@ class Reporter:
         config, now_s = reconciler.config, time.time()
         counts = self._datapath.backend_counts(reconciler.observed.indices)
         views = reconciler.views(counts, now_s, self._collector.flows)
-        services = service_statuses(config, reconciler.topology, views, reconciler.settling())
+        whole, panics = reconciler.whole, reconciler.panics()
+        slots = reconciler.settling()
+        services = service_statuses(whole, reconciler.topology, views, slots, panics)
         trouble = (self.trouble,) if self.trouble else ()
         return Snapshot(
             gateway=config.gateway.name,
@@ -81,7 +100,14 @@ class Reporter:
             ring_build_s=reconciler.ring_build_s,
             datapath=self._datapath_status(),
             services=services,
-            notices=(*trouble, *self.host_notices, *empty_services(services)),
+            notices=(
+                *panic_notices(whole, panics),
+                *trouble,
+                *filter(None, [self._layers.notice]),
+                *self.host_notices,
+                *empty_services(services),
+                *orphan_notices(whole, reconciler.overrides),
+            ),
         )
 
     def _datapath_status(self) -> DatapathStatus:

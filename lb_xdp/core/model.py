@@ -94,6 +94,14 @@ class NoBackend(StrEnum):
     REJECT = "reject"
 
 
+class Panic(StrEnum):
+    """Who gets the traffic of a service while none of its backends is healthy."""
+
+    NONE = "none"
+    ALL = "all"
+    FALLBACK = "fallback"
+
+
 class XdpMode(StrEnum):
     """Where the program runs: in the driver, in the stack, or the better of both."""
 
@@ -197,6 +205,10 @@ class Backend:
     """A server in a pool. ``weight`` is absolute; 0 gets no new flows.
 
     ``port`` is ``ANY_PORT`` where the service's is: the server sees the port that the client chose.
+    ``priority`` 0 is the highest; the others stand by.
+
+    Two sorts are in no pool of the file, and join a service's later on (``core.lingering``): its
+    ``fallback``, and one that has ``left`` a pool, named here, but still has flows to end.
     """
 
     name: BackendName
@@ -204,6 +216,9 @@ class Backend:
     port: int
     weight: int = 100
     max_connections: int | None = None
+    priority: int = 0
+    fallback: bool = False
+    left: str | None = None
 
     @property
     def key(self) -> BackendKey:
@@ -213,11 +228,23 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A named set of backends that share one health check."""
+    """A named set of backends that share one health check, and how they come and go.
+
+    ``slow_start_s`` is how long a backend that comes back takes to get its whole weight,
+    ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
+    join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
+    after that is over. ``fallback`` is there if ``panic`` says so, and never probed.
+    """
 
     name: str
     backends: tuple[Backend, ...]
     health: HealthCheck
+    slow_start_s: float = 0.0
+    drain_timeout_s: float = 300.0
+    min_active: int = 1
+    failback_delay_s: float = 0.0
+    panic: Panic = Panic.NONE
+    fallback: Backend | None = None
 
 
 @dataclass(frozen=True, slots=True)

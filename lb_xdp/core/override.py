@@ -9,12 +9,17 @@ Times are seconds since the Unix epoch: an expiry has to hold across a reboot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from lb_xdp.core.model import Config, ServiceName
 from lb_xdp.core.snapshot import Admin
+from lb_xdp.errors import UnfitOverrideError, UnknownNameError
+
+MAX_WEIGHT = 65_535
+"""The largest weight, as in the file."""
 
 
 class Kind(StrEnum):
@@ -46,6 +51,12 @@ class Override:
     reason: str
     at_timestamp_s: float
     expires_timestamp_s: float | None = None
+
+    def __str__(self) -> str:
+        """Return ``drain by uid 0: new disks``, or ``weight 50 by uid 0``."""
+        what = f"weight {self.value}" if self.subject.kind is Kind.WEIGHT else self.value
+        asked = f"{what} by {self.author}"
+        return f"{asked}: {self.reason}" if self.reason else asked
 
     def expired(self, timestamp_s: float) -> bool:
         """Say whether its time is over."""
@@ -89,7 +100,77 @@ class Overrides:
         held = self.held.get(Subject(service, backend, Kind.ADMIN))
         return Admin(held.value) if held else Admin.READY
 
+    def about(self, service: str, backend: str) -> tuple[Override, ...]:
+        """Return what was asked of a backend, in the order of kinds."""
+        held = (self.held.get(Subject(service, backend, kind)) for kind in Kind)
+        return tuple(override for override in held if override is not None)
+
     def weight(self, service: str, backend: str) -> int | None:
         """Return the weight that was asked for, None where the file's holds."""
         held = self.held.get(Subject(service, backend, Kind.WEIGHT))
         return int(held.value) if held else None
+
+
+def refuse_unfit(overrides: Iterable[Override], config: Config) -> None:
+    """Raise an LbError if some override is about nobody, or asks for what cannot be.
+
+    ``config`` has the backends that linger as well: they can be cut, but have no weight any more.
+    """
+    for override in overrides:
+        _refuse_unknown(override.subject, config)
+        if override.subject.kind is Kind.ADMIN:
+            _refuse_unknown_admin(override)
+        else:
+            _refuse_bad_weight(override)
+        _refuse_idle(override, config)
+
+
+def _refuse_unknown(subject: Subject, config: Config) -> None:
+    names = {service.name: service for service in config.services}
+    service = names.get(ServiceName(subject.service))
+    if service is None:
+        raise UnknownNameError(
+            f"there is no service {subject.service}; services: {', '.join(sorted(names))}"
+        )
+    backends = [backend.name for backend in service.pool.backends]
+    if subject.backend not in backends:
+        raise UnknownNameError(
+            f"service {subject.service} has no backend {subject.backend}; "
+            f"backends: {', '.join(backends)}"
+        )
+
+
+def _refuse_unknown_admin(override: Override) -> None:
+    allowed = [admin.value for admin in Admin]
+    if override.value not in allowed:
+        raise UnfitOverrideError(
+            f"{override.value!r} is no admin state; allowed are {', '.join(allowed)}"
+        )
+
+
+def _refuse_bad_weight(override: Override) -> None:
+    value = override.value
+    if not (value.isascii() and value.isdigit() and int(value) <= MAX_WEIGHT):
+        raise UnfitOverrideError(
+            f"{value!r} is no weight; an integer from 0 to {MAX_WEIGHT} is allowed"
+        )
+
+
+def _refuse_idle(override: Override, config: Config) -> None:
+    """Refuse what would have no effect: somebody believes that it has."""
+    subject = override.subject
+    backend = next(
+        backend
+        for service, backend in config.backends()
+        if (service.name, backend.name) == (subject.service, subject.backend)
+    )
+    if backend.fallback:
+        raise UnfitOverrideError(
+            f"{subject.service}/{subject.backend} is the fallback, which gets traffic only in "
+            "panic: change it in the file"
+        )
+    if backend.left is not None and override.value not in {Admin.DOWN, Admin.READY}:
+        raise UnfitOverrideError(
+            f"{subject.service}/{subject.backend} was removed from the file and drains already; "
+            "it can only be cut: down"
+        )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from lb_xdp.core.desired import BackendId, BackendRecord, traits, why_unreachable
 from lb_xdp.core.health import HealthState
 from lb_xdp.core.model import Backend, Config, NoBackend, Service, ServiceKey
+from lb_xdp.core.override import Kind, Override, Overrides
 from lb_xdp.core.snapshot import (
-    Admin,
     BackendStatus,
-    Health,
+    OverrideStatus,
     Records,
     ServiceStatus,
     State,
 )
+from lb_xdp.core.standing import Standing, panic_sentence
 from lb_xdp.core.topology import Topology
 
 
@@ -41,7 +43,8 @@ class Count(Protocol):
 class BackendView:
     """What is known of one backend of one service. ``health`` is that of its pool's member.
 
-    ``recorded`` is how many flow records name it.
+    ``recorded`` is how many flow records name it. ``leaves_in_s`` is how long one may stay that was
+    removed from the file.
     """
 
     health: HealthState
@@ -50,14 +53,10 @@ class BackendView:
     slots: int
     probe_duration_s: float | None
     since_timestamp_s: float
-    recorded: int = 0
-
-
-def state_of(health: Health, *, reachable: bool) -> State:
-    """Return what counts for traffic."""
-    if health is Health.UNKNOWN:
-        return State.UNKNOWN
-    return State.UP if reachable and health is not Health.DOWN else State.DOWN
+    recorded: int
+    standing: Standing
+    overrides: tuple[Override, ...] = ()
+    leaves_in_s: float | None = None
 
 
 def backend_status(
@@ -65,26 +64,54 @@ def backend_status(
 ) -> BackendStatus:
     """Return one backend's line of the status."""
     obstacle = why_unreachable(service, backend.address, topology, view.record)
-    count = view.count
+    count, standing = view.count, view.standing
     return BackendStatus(
         name=backend.name,
         address=str(backend.key),
-        state=state_of(view.health.health, reachable=obstacle is None),
-        admin=Admin.READY,
+        state=standing.state(view.health.health, reachable=obstacle is None),
+        admin=standing.admin,
         health=view.health.health,
-        weight=backend.weight,
+        weight=standing.weight,
         slots=view.slots,
         packets=count.packets if count else 0,
         bytes=count.bytes if count else 0,
         flows=count.flows if count else 0,
         reply_packets=count.reply_packets if count else 0,
         reply_bytes=count.reply_bytes if count else 0,
-        detail=obstacle or view.health.detail,
-        since_timestamp_s=view.since_timestamp_s,
+        detail=_detail(view, obstacle),
+        since_timestamp_s=_since_timestamp_s(view),
         probe_duration_s=view.probe_duration_s,
         recorded=view.recorded,
         connections=count.connections if count and traits(service).counted else None,
         max_connections=backend.max_connections,
+        configured_weight=standing.configured_weight,
+        priority=backend.priority,
+        overrides=tuple(map(_override_status, view.overrides)),
+    )
+
+
+def _detail(view: BackendView, obstacle: str | None) -> str:
+    """Say in words why a backend's state is what it is: all layers that have something to say."""
+    words = [view.standing.why, obstacle or view.health.detail]
+    if view.leaves_in_s is not None:
+        words.insert(0, f"removed from the file, {ceil(view.leaves_in_s)} s left")
+    return "; ".join(filter(None, words))
+
+
+def _since_timestamp_s(view: BackendView) -> float:
+    """Return when the state became what it is, as far as that is known."""
+    asked = (o.at_timestamp_s for o in view.overrides if o.subject.kind is Kind.ADMIN)
+    return max(next(asked, 0.0), view.since_timestamp_s)
+
+
+def _override_status(override: Override) -> OverrideStatus:
+    return OverrideStatus(
+        override.subject.kind.value,
+        override.value,
+        override.author,
+        override.reason,
+        override.at_timestamp_s,
+        override.expires_timestamp_s,
     )
 
 
@@ -99,8 +126,9 @@ def service_statuses(
     topology: Topology,
     views: Mapping[BackendId, BackendView],
     slots: Mapping[ServiceKey, tuple[int, int]],
+    panics: Collection[ServiceKey] = (),
 ) -> tuple[ServiceStatus, ...]:
-    """Return every service with its backends, in the file's order.
+    """Return every service with its backends, in the file's order; those that linger come last.
 
     ``slots`` are each service's unsettled and marked ones.
     """
@@ -125,16 +153,42 @@ def service_statuses(
             records=_records(service),
             unsettled_slots=slots.get(service.key, (0, 0))[0],
             marked_slots=slots.get(service.key, (0, 0))[1],
+            panic=service.key in panics,
         )
         for service in config.services
     )
 
 
 def empty_services(services: tuple[ServiceStatus, ...]) -> list[str]:
-    """Return a sentence for each service that has nobody to take its packets."""
+    """Return a sentence for each service that has nobody to take its packets.
+
+    A service in a panic has a louder one.
+    """
     return [
         f"service {service.name}: no backend is up; its packets are "
         + ("refused" if service.no_backend == NoBackend.REJECT else "dropped")
         for service in services
-        if not any(b.state is State.UP and b.weight > 0 for b in service.backends)
+        if not service.panic
+        and not any(b.state is State.UP and b.weight > 0 for b in service.backends)
+    ]
+
+
+def panic_notices(config: Config, panics: Collection[ServiceKey]) -> list[str]:
+    """Return a sentence for each service that is in a panic."""
+    return [
+        f"PANIC: service {service.name}: {panic_sentence(service)}"
+        for service in config.services
+        if service.key in panics
+    ]
+
+
+def orphan_notices(config: Config, overrides: Overrides) -> list[str]:
+    """Return a sentence for each override that is about nobody who is there now."""
+    if not overrides:
+        return []
+    names = {(service.name, backend.name) for service, backend in config.backends()}
+    return [
+        f"override {override.subject}: there is no such backend now; clear it, unless it comes back"
+        for override in overrides
+        if (override.subject.service, override.subject.backend) not in names
     ]

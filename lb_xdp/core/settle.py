@@ -121,6 +121,13 @@ def state_counts(image: RingImage) -> tuple[int, int]:
     return int(states[UNSETTLED]), int(states[MARKED])
 
 
+def was_before(image: RingImage, index: int) -> bool:
+    """Say whether flows without a record may belong to a backend: it is some slot's former one."""
+    return image.unsettled_until_ns > 0 and bool(
+        ((state_of(image.slots) == UNSETTLED) & (former_of(image.slots) == index)).any()
+    )
+
+
 def has_marked(image: RingImage) -> bool:
     """Say whether some slot is marked. MARKED is the highest state, so one maximum tells."""
     return len(image.slots) > 0 and int(image.slots.max()) >> STATE_SHIFT == MARKED

@@ -74,8 +74,23 @@ class ReasonCount:
 
 
 @dataclass(frozen=True, slots=True)
+class OverrideStatus:
+    """One thing that was asked for at run time; ``kind`` is admin or weight."""
+
+    kind: str
+    value: str
+    author: str
+    reason: str
+    at_timestamp_s: float
+    expires_timestamp_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One backend of one service.
+
+    ``weight`` is the one that counts now, ``configured_weight`` the file's; ``overrides`` are what
+    was asked for beside the file. ``priority`` 0 is the highest.
 
     ``packets``, ``bytes`` and ``flows`` count what went to the backend: frames, octets from the
     Ethernet header on, and TCP SYNs. ``reply_*`` count what came back through the gateway, in
@@ -104,6 +119,9 @@ class BackendStatus:
     recorded: int = 0
     connections: int | None = None
     max_connections: int | None = None
+    configured_weight: int | None = None
+    priority: int = 0
+    overrides: tuple[OverrideStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +130,7 @@ class ServiceStatus:
 
     ``records`` is which of its flows have records: all (then ``why_tracked`` says in words why),
     those on slots that are not settled, or none. ``unsettled_slots`` changed hands a while ago,
-    ``marked_slots`` may have records still.
+    ``marked_slots`` may have records still. ``panic``: none of its backends is healthy.
     """
 
     name: str
@@ -129,6 +147,7 @@ class ServiceStatus:
     records: Records = Records.UNSETTLED
     unsettled_slots: int = 0
     marked_slots: int = 0
+    panic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

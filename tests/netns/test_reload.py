@@ -107,7 +107,7 @@ def test_a_backend_that_leaves_the_file_gives_up_its_slots_alone(lab: Lab) -> No
         reload(scene, config)
     moved(Slots(scene.config), Slots(config), held, results)
     assert scene.ask().keys() == {"b2", "b3"}
-    assert 'backend="b1"' not in scene.gateway.metrics()
+    assert scene.gateway.backends()["b1"]["state"] == "drain"
 
 
 def test_new_weights_are_written_in_place(lab: Lab) -> None:

@@ -26,13 +26,17 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "metrics": CORE,
     "api": CORE,
     "api.server": CORE | {"reconciler"},
-    "reconciler": CORE,
+    "witness": CORE,
+    "reconciler": CORE | {"witness"},
+    "store": CORE,
+    "layers": CORE | {"reconciler", "store", "witness"},
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
+    | {"layers", "store", "witness"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
@@ -154,6 +158,7 @@ def test_bcc_is_imported_in_one_file() -> None:
         ("metrics.web", "from lb_xdp.reconciler import Reconciler"),
         ("api.client", "from lb_xdp.reconciler import Reconciler"),
         ("reconciler", "from lb_xdp.datapath.maps import Maps"),
+        ("reconciler", "from lb_xdp.store import Store"),
         ("cli.status", "from lb_xdp.api.server import Server"),
         ("cli.status", "from lb_xdp.daemon import run"),
         ("cli.status", "from bcc import BPF"),

@@ -113,6 +113,13 @@ class Seen:
     removed: int = 50
 
 
+@dataclass
+class Disk:
+    """Where things are kept, and what is wrong with it."""
+
+    notice: str = ""
+
+
 class Gate:
     """A reporter, and what it reports on."""
 
@@ -127,7 +134,7 @@ class Gate:
         )
         self.reconciler.topology = topology
         self.reconciler.cycle()
-        self.reporter = Reporter(self.reconciler, self.datapath, Seen())
+        self.reporter = Reporter(self.reconciler, self.datapath, Seen(), Disk())
 
     def snapshot(self) -> Snapshot:
         return self.reporter.snapshot()

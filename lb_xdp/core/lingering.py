@@ -1,0 +1,160 @@
+"""Backends that were taken out of the file, and still have flows to end.
+
+Owns who lingers, for how long, and the configuration with everybody in it: the file's backends, the
+fallbacks and those that linger (``extended``). It refuses to know what lingering means for traffic:
+``standing`` says that. What the kernel holds is the truth here, so a restart finds the same
+backends whether or not a file was kept; that only tells names and how much time is left.
+
+A service that leaves the file takes its backends with it at once: nothing matches its packets any
+more. So do backends that were down, and those of services that keep no flow anywhere.
+
+Times are seconds of a monotonic clock, ``*_timestamp_s`` since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from lb_xdp.core.desired import BackendId
+from lb_xdp.core.model import Backend, BackendName, Config, Service, ServiceKey
+from lb_xdp.core.plan import INDICES, Observed
+
+_MOST = INDICES // 2
+"""How many backends there may be in all: then all of them can be replaced at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lingering:
+    """One backend of one service. ``pool`` is the one that it left."""
+
+    identity: BackendId
+    name: str
+    pool: str
+    since_s: float
+    until_s: float
+
+
+Held = Mapping[BackendId, Lingering]
+
+
+class Farewell(NamedTuple):
+    """The same as it is kept on disk, where only the time of day means anything."""
+
+    identity: BackendId
+    name: str
+    pool: str
+    forget_timestamp_s: float
+
+
+def farewells(held: Held, now_s: float, timestamp_s: float) -> tuple[Farewell, ...]:
+    """Return what is to be kept of those that linger; both times are now."""
+    return tuple(
+        Farewell(one.identity, one.name, one.pool, timestamp_s + one.until_s - now_s)
+        for _, one in sorted(held.items())
+    )
+
+
+def after_restart(
+    kept: Sequence[Farewell], config: Config, now_s: float, timestamp_s: float
+) -> dict[BackendId, Lingering]:
+    """Return what was kept; whatever happened to the time of day, nobody's time gets longer."""
+    pools = {service.key: service.pool for service in config.services}
+    held = {}
+    for one in kept:
+        pool = pools.get(one.identity.service)
+        if pool is not None:
+            left_s = min(max(one.forget_timestamp_s - timestamp_s, 0.0), pool.drain_timeout_s)
+            held[one.identity] = Lingering(one.identity, one.name, one.pool, now_s, now_s + left_s)
+    return held
+
+
+def lingering_after(
+    config: Config, observed: Observed, held: Held, former: Config | None, now_s: float
+) -> dict[BackendId, Lingering]:
+    """Return who lingers once ``config`` is in force.
+
+    These are the backends that have packets now, by ``observed``, and are not in the file (any
+    more). ``held`` are those that linger already: their time goes on. ``former`` knows the names
+    and pools of the others.
+    """
+    services = {service.key: service for service in config.services}
+    wanted = set(_known(extended(config, {})))
+    ours = {service.vip for service in config.services} | {*config.gateway.snat_addresses}
+    known = _known(former)
+    found = {}
+    for identity in _with_packets(observed, services, held):
+        if identity in wanted or identity.backend.address in ours:
+            continue  # an address of the gateway's own by now: packets to it would come back here
+        name, pool = known.get(
+            identity, (str(identity.backend), services[identity.service].pool.name)
+        )
+        timeout_s = services[identity.service].pool.drain_timeout_s
+        found[identity] = held.get(identity) or Lingering(
+            identity, name, pool, now_s, now_s + timeout_s
+        )
+    room = max(_MOST - len(wanted), 0)
+    latest = sorted(found.values(), key=lambda one: (-one.until_s, one.identity))[:room]
+    return {one.identity: one for one in latest if one.until_s > now_s}
+
+
+def _with_packets(
+    observed: Observed, services: Mapping[ServiceKey, Service], held: Held
+) -> list[BackendId]:
+    """Return the backends that may have flows which a service of now would still carry to them."""
+    if observed.structure is None:
+        return []
+    before = observed.structure.services
+    return [
+        identity
+        for identity, record in observed.records.items()
+        if identity.service in services
+        and identity.service in before
+        and before[identity.service].mode is services[identity.service].mode
+        and not before[identity.service].stateless
+        and (record.up or identity in held)
+    ]
+
+
+def _known(former: Config | None) -> dict[BackendId, tuple[str, str]]:
+    """Return the name and the pool of every backend of a configuration."""
+    return {
+        BackendId(service.key, backend.key): (backend.name, service.pool.name)
+        for service, backend in (former.backends() if former else ())
+    }
+
+
+def extended(config: Config, held: Held) -> Config:
+    """Return the configuration with fallbacks and lingering backends in its services' pools."""
+    staying: dict[ServiceKey, list[Lingering]] = {}
+    for identity, one in sorted(held.items()):
+        staying.setdefault(identity.service, []).append(one)
+    services = tuple(
+        _extended(service, staying.get(service.key, [])) for service in config.services
+    )
+    return replace(config, services=services)
+
+
+def _extended(service: Service, staying: Sequence[Lingering]) -> Service:
+    pool = service.pool
+    backends = list(pool.backends)
+    if pool.fallback is not None:
+        backends.append(replace(pool.fallback, weight=0, fallback=True))
+    for one in staying:
+        taken = {backend.name for backend in backends}
+        name = next(n for n in _names(one) if n not in taken)
+        key = one.identity.backend
+        backends.append(Backend(BackendName(name), key.address, key.port, 0, left=one.pool))
+    if len(backends) == len(pool.backends):
+        return service
+    return replace(service, pool=replace(pool, backends=tuple(backends)))
+
+
+def _names(one: Lingering) -> tuple[str, ...]:
+    """Return names for it, the best one first: another backend may have its name by now.
+
+    None in a file can have the last one, which has a blank in it.
+    """
+    key = str(one.identity.backend)
+    return one.name, key, f"{key} removed"

@@ -1,0 +1,90 @@
+"""What is probed: each backend of a pool once, for all services that share the pool.
+
+It refuses to know what a probe finds (``health``) and when one is due (``lb_xdp.probes``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lb_xdp.core.health import Target
+from lb_xdp.core.model import (
+    Address,
+    Backend,
+    BackendKey,
+    CheckKind,
+    Config,
+    HealthCheck,
+    Service,
+)
+from lb_xdp.core.override import Overrides
+from lb_xdp.core.snapshot import Admin
+
+
+class TargetId(NamedTuple):
+    """What is probed: a backend of a pool, once for all services that share the pool."""
+
+    pool: str
+    backend: BackendKey
+
+
+_UNPROBED = HealthCheck(CheckKind.NONE)
+
+
+def target_of(service: Service, backend: Backend) -> TargetId:
+    """Return what is probed for a backend of a service; one that has left is what it was."""
+    return TargetId(backend.left or service.pool.name, backend.key)
+
+
+def checks(config: Config) -> dict[TargetId, HealthCheck]:
+    """Return the health check of every backend of every pool in use.
+
+    A fallback has none, nor has a backend that lingers after its service went to another pool.
+    """
+    extra: dict[TargetId, HealthCheck] = {}
+    found: dict[TargetId, HealthCheck] = {}
+    for service, backend in config.backends():
+        target = target_of(service, backend)
+        if backend.fallback or backend.left not in {None, service.pool.name}:
+            extra[target] = _UNPROBED
+        else:
+            found[target] = service.pool.health
+    return {**extra, **found}
+
+
+def members(config: Config) -> dict[TargetId, list[tuple[str, str]]]:
+    """Return the names, service and backend, that each target has."""
+    named: defaultdict[TargetId, list[tuple[str, str]]] = defaultdict(list)
+    for service, backend in config.backends():
+        named[target_of(service, backend)].append((service.name, backend.name))
+    return dict(named)
+
+
+def resting(config: Config, overrides: Overrides) -> frozenset[TargetId]:
+    """Return the targets that nobody wants to be probed: all who share them are in maint."""
+    if not overrides:
+        return frozenset()
+    return frozenset(
+        target
+        for target, names in members(config).items()
+        if all(overrides.admin(*name) is Admin.MAINT for name in names)
+    )
+
+
+def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
+    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own."""
+    quiet = resting(config, overrides)
+    return {
+        target: Target(
+            check, check.host or target.backend.address, check.port or target.backend.port
+        )
+        for target, check in checks(config).items()
+        if check.kind is not CheckKind.NONE and target not in quiet
+    }
+
+
+def addresses(config: Config) -> frozenset[Address]:
+    """Return the addresses that packets are sent to."""
+    return frozenset(backend.address for _, backend in config.backends())

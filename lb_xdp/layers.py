@@ -1,0 +1,113 @@
+"""What was asked for at run time and who is on the way out: kept on disk, set, cleared, ended.
+
+Owns the order of things: an override is judged, then on disk, and only then in force. It refuses
+to know what an override means (``core.override``, ``core.standing``) and how a file is written
+(``store``). All of it happens in the daemon's one working task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.override import Override, Overrides, Subject, refuse_unfit
+from lb_xdp.errors import StoreError, UnknownNameError
+from lb_xdp.reconciler import Reconciler
+from lb_xdp.store import Kept, Store
+from lb_xdp.witness import Record
+
+_log = logging.getLogger(__name__)
+
+
+class Layers:
+    """Between a reconciler and its store. ``notice`` says what is wrong with the disk, if it is."""
+
+    def __init__(self, reconciler: Reconciler, store: Store, record: Record) -> None:
+        self._reconciler = reconciler
+        self._store = store
+        self._record = record
+        self._kept = (reconciler.overrides, reconciler.lingering)
+        self.notice = store.notice
+
+    async def set(self, overrides: tuple[Override, ...]) -> None:
+        """Let these hold, all or none. Raises UnknownNameError, UnfitOverrideError, StoreError."""
+        before = self._reconciler.overrides
+        refuse_unfit(overrides, self._reconciler.whole)
+        await self._go_to(before.having(*overrides))
+        for override in overrides:
+            former = before.held.get(override.subject)
+            self._tell(EventKind.OVERRIDE_SET, former, override, override.author)
+
+    async def clear(self, subjects: tuple[Subject, ...], author: str) -> None:
+        """Let the file hold again, for all or none. Raises UnknownNameError, StoreError."""
+        before = self._reconciler.overrides
+        for subject in subjects:
+            if subject not in before.held:
+                there = ", ".join(str(override.subject) for override in before) or "none"
+                raise UnknownNameError(f"there is no override {subject}; overrides: {there}")
+        await self._go_to(before.lacking(*subjects))
+        for subject in dict.fromkeys(subjects):
+            self._tell(EventKind.OVERRIDE_CLEARED, before.held[subject], None, author)
+
+    def expire(self) -> None:
+        """End the overrides whose time is over. The disk follows (``keep_up``)."""
+        overrides = self._reconciler.overrides
+        over = overrides.expired(time.time())
+        if not over:
+            return
+        self._reconciler.set_overrides(overrides.lacking(*(o.subject for o in over)))
+        for override in over:
+            self._tell(EventKind.OVERRIDE_EXPIRED, override, None, override.author)
+
+    @property
+    def changed(self) -> bool:
+        """Whether something has changed by itself that is not on disk yet."""
+        overrides, lingering = self._kept
+        reconciler = self._reconciler
+        return overrides is not reconciler.overrides or lingering is not reconciler.lingering
+
+    async def keep_up(self) -> None:
+        """Have on disk what has changed by itself; a disk that takes nothing is told about.
+
+        Nothing waits for that: an override that has ended ends again after a restart, and who
+        lingers is in the kernel.
+        """
+        try:
+            await self._keep(self._reconciler.overrides)
+        except StoreError as error:
+            if str(error) != self.notice:
+                _log.error("%s", error)
+            self.notice = str(error)
+
+    async def _go_to(self, overrides: Overrides) -> None:
+        await self._keep(overrides)
+        self._reconciler.set_overrides(overrides)
+
+    async def _keep(self, overrides: Overrides) -> None:
+        lingering = self._reconciler.lingering
+        kept = Kept(overrides, self._reconciler.farewells())
+        await asyncio.to_thread(self._store.save, kept)
+        self._kept = (overrides, lingering)
+        self.notice = ""
+
+    def _tell(
+        self, kind: EventKind, before: Override | None, after: Override | None, author: str
+    ) -> None:
+        about = after or before
+        if about is None:
+            raise ValueError("an event about no override")
+        subject = about.subject
+        self._record(
+            Event(
+                kind,
+                time.time(),
+                subject.service,
+                subject.backend,
+                f"{subject.kind} {before.value}" if before else "",
+                f"{subject.kind} {after.value}" if after else "",
+                about.reason,
+                author,
+            )
+        )
