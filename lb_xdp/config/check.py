@@ -13,7 +13,7 @@ from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, Dra
 from lb_xdp.config.modes import find_misfits
 from lb_xdp.config.tree import Finding, Loc, Tree
 from lb_xdp.config.wording import did_you_mean, quote
-from lb_xdp.core.model import BackendKey, CheckKind, Mode, Protocol, ServiceKey
+from lb_xdp.core.model import BackendKey, CheckKind, Mode, Panic, Protocol, ServiceKey
 from lb_xdp.errors import ConfigProblem
 
 MAX_SERVICES = 1024
@@ -35,6 +35,7 @@ def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
         _backends(draft, tree),
         _vips_as_backends(draft, tree),
         _sources(draft, tree),
+        _panic(draft),
         find_misfits(draft, tree),
         _health(draft),
     )
@@ -168,6 +169,19 @@ def _vips_as_backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
                     "traffic would come back to this gateway; give the server's own address"
                 )
                 yield Finding((*backend.at, "host"), message)
+
+
+def _panic(draft: Draft) -> Iterator[Finding]:
+    """Find a fallback without a panic that uses it, and the other way round."""
+    for pool in draft.pools:
+        if pool.panic is Panic.FALLBACK and "fallback" not in pool.given:
+            message = "needs `fallback:` with the server's address; give it, or choose none or all"
+            yield Finding((*pool.at, "panic"), message)
+        elif pool.panic not in {Panic.FALLBACK, None} and "fallback" in pool.given:
+            message = (
+                f"has no effect with `panic: {pool.panic}`; leave it out, or use `panic: fallback`"
+            )
+            yield Finding((*pool.at, "fallback"), message, on_key=True)
 
 
 def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:

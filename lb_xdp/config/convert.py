@@ -7,6 +7,7 @@ passed every check.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lb_xdp.config import schema
 from lb_xdp.core.model import (
@@ -33,7 +34,7 @@ _LONGEST_DEFAULT_TIMEOUT_S = 1.0
 
 def to_config(root: schema.Root, source: str, warnings: tuple[str, ...]) -> Config:
     """Return the configuration that the checked ``root`` stands for."""
-    pools = {pool.name: _pool(pool.name, pool.backends, pool.health) for pool in root.pools}
+    pools = {pool.name: _named_pool(pool) for pool in root.pools}
     services = tuple(_service(service, pools) for service in root.services)
     return Config(_gateway(root.gateway), services, source, warnings)
 
@@ -90,6 +91,24 @@ def _session(session: schema.Session) -> Session:
     return Session(session.affinity, session.timeout, session.flows)
 
 
+def _named_pool(pool: schema.Pool) -> Pool:
+    return replace(
+        _pool(pool.name, pool.backends, pool.health),
+        slow_start_s=pool.slow_start,
+        drain_timeout_s=pool.drain_timeout,
+        min_active=pool.min_active,
+        failback_delay_s=pool.failback_delay,
+        panic=pool.panic,
+        fallback=_fallback(pool.fallback) if pool.fallback else None,
+    )
+
+
+def _fallback(fallback: schema.Fallback) -> Backend:
+    port = ANY_PORT if fallback.port is None else fallback.port
+    name = BackendName(fallback.name or str(BackendKey(fallback.host, port)))
+    return Backend(name, fallback.host, port, weight=0, fallback=True)
+
+
 def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
     return Pool(name, tuple(_backend(backend) for backend in backends), _health(health))
 
@@ -102,6 +121,7 @@ def _backend(backend: schema.Backend) -> Backend:
         port=port,
         weight=backend.weight,
         max_connections=backend.max_connections,
+        priority=backend.priority,
     )
 
 

@@ -23,6 +23,7 @@ from lb_xdp.core.model import (
     BackendKey,
     CheckKind,
     Mode,
+    Panic,
     Protocol,
     TunnelSources,
 )
@@ -54,11 +55,16 @@ class DraftHealth:
 
 @dataclass(frozen=True, slots=True)
 class DraftPool:
-    """A pool of the file, or the inline backends of a service."""
+    """A pool of the file, or the inline backends of a service.
+
+    ``backends`` has the fallback as well, with weight 0: it is a place for packets like the others.
+    """
 
     at: Loc
+    given: tuple[str, ...]
     name: str | None
     backends: tuple[DraftBackend, ...]
+    panic: Panic | None
     health_given: bool
     health: DraftHealth | None
 
@@ -188,13 +194,22 @@ def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool])
 
 
 def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
+    backends = (_backend(place, each) for place, each in _mappings(item, at, "backends"))
     return DraftPool(
         at=at,
+        given=tuple(item),
         name=_value(item, "name", rules.NAME),
-        backends=tuple(_backend(place, each) for place, each in _mappings(item, at, "backends")),
+        backends=(*backends, *_fallback((*at, "fallback"), item.get("fallback"))),
+        panic=_value(item, "panic", rules.PANIC, Panic.NONE),
         health_given="health" in item,
         health=_health((*at, "health"), item.get("health")),
     )
+
+
+def _fallback(at: Loc, item: object) -> tuple[DraftBackend, ...]:
+    if not isinstance(item, dict):
+        return ()
+    return (_backend(at, {**item, "weight": 0}),)
 
 
 def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:

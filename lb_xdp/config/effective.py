@@ -30,7 +30,7 @@ from lb_xdp.core.model import (
 def effective(config: Config) -> str:
     """Return the YAML text of ``config``. Pools that no service uses are left out."""
     shared = {
-        service.pool.name: _pool(service.pool)
+        service.pool.name: _pool(service.pool) | _changes(service.pool)
         for service in config.services
         if not _inline(service)
     }
@@ -111,15 +111,34 @@ def _pool(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _backend(backend: Backend) -> dict[str, Any]:
-    limit = backend.max_connections
+def _changes(pool: Pool) -> dict[str, Any]:
+    """Return how the backends of a pool come and go: what an inline one has no keys for."""
+    fallback = pool.fallback
+    return {
+        "slow_start": format_duration(pool.slow_start_s),
+        "drain_timeout": format_duration(pool.drain_timeout_s),
+        "min_active": pool.min_active,
+        "failback_delay": format_duration(pool.failback_delay_s),
+        "panic": str(pool.panic),
+        **({} if fallback is None else {"fallback": _place(fallback)}),
+    }
+
+
+def _place(backend: Backend) -> dict[str, Any]:
     return {
         "name": str(backend.name),
         "host": str(backend.address),
         **({} if backend.port == ANY_PORT else {"port": backend.port}),
+    }
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    limit = backend.max_connections
+    return {
+        **_place(backend),
         "weight": backend.weight,
         **({} if limit is None else {"max_connections": limit}),
-        "priority": 0,
+        "priority": backend.priority,
     }
 
 

@@ -92,8 +92,10 @@ backend counts once for each
   backends of `port: any` have no port of their own; probes need one (`health: {{port: 80}}`).
 - A service records all of its flows with `mode: fullnat`, `round_robin`, `least_connections`,
   `random`, session affinity or `max_connections`. Others record those of slots that just changed.
-- Not available in this version, and refused with a message that says so: host names of backends;
-  priorities.
+- A backend that is taken out of the file keeps its flows for `drain_timeout`, and gets no new ones.
+- `backends` inline in a service are a pool with the defaults of all keys but `health`; for
+  `slow_start`, `panic` and the like give the service a `pool` by name.
+- Not available in this version, and refused with a message that says so: host names of backends.
 """
 
 _TITLES = (
@@ -103,6 +105,7 @@ _TITLES = (
     ("gateway.tunnel_sources", schema.TunnelSources),
     ("gateway.flow_table", schema.FlowTable),
     ("pools[]", schema.Pool),
+    ("pools[].fallback", schema.Fallback),
     ("backends[]", schema.Backend),
     ("health", schema.Health),
     ("health.threshold", schema.Threshold),

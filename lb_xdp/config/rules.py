@@ -28,6 +28,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Mode,
     NoBackend,
+    Panic,
     Protocol,
     XdpMode,
 )
@@ -61,12 +62,15 @@ SERVICE_PORT = or_word(PORT, "any", ANY_PORT)
 WEIGHT = integer(0, 65535)
 CONNECTIONS = integer(1, 1_000_000_000)
 COUNT = integer(1, 100)
+PRIORITY = integer(0, 255)
+LEAST = integer(1, 16_000)
 FLOW_ENTRIES = integer(16, 1 << 24)
 
 INTERVAL = duration(0.01, 3600)
 TIMEOUT = duration(0.001, 3600)
 SESSION_TIME = duration(1, 7 * 86400)
 FLOW_TIME = duration(1, 7 * 86400)
+CHANGE_TIME = duration(0, 86400)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
@@ -82,6 +86,7 @@ ALGORITHM = choice(tuple(Algorithm), make=Algorithm)
 AFFINITY = choice(tuple(Affinity), make=Affinity)
 FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
+PANIC = choice(tuple(Panic), make=Panic)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
 
 
@@ -97,6 +102,10 @@ def _none_for(key: str, example: str) -> Shorthand:
     return Shorthand(dict, rule)
 
 
+def _mapping_only(_value: object) -> dict[str, Any]:
+    raise RefusedError
+
+
 def _rise_and_fall(value: object) -> dict[str, Any]:
     count = COUNT.convert(value)
     return {"rise": count, "fall": count}
@@ -104,6 +113,15 @@ def _rise_and_fall(value: object) -> dict[str, Any]:
 
 NO_METRICS = _none_for("listen", "`{listen: 127.0.0.1:9464}`")
 NO_HEALTH = _none_for("type", "`{type: tcp}`")
+FALLBACK = Shorthand(
+    dict,
+    Rule(
+        "mapping",
+        "a mapping such as `{host: 10.0.0.99, port: 80}`",
+        {"not": {}},  # nothing but a mapping, which is described beside it
+        _mapping_only,
+    ),
+)
 BOTH_COUNTS = Shorthand(
     dict,
     Rule(

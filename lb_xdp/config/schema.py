@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from lb_xdp.config import rules
 from lb_xdp.config.tree import Loc
-from lb_xdp.config.values import LISTEN, PRIORITY, SHARE, STATUS
+from lb_xdp.config.values import LISTEN, SHARE, STATUS
 from lb_xdp.core.model import (
     Address,
     Affinity,
@@ -28,6 +28,7 @@ from lb_xdp.core.model import (
     Listen,
     Mode,
     NoBackend,
+    Panic,
     Protocol,
     StatusRange,
     XdpMode,
@@ -146,7 +147,9 @@ class Backend(Section):
         "do not pass the gateway",
         None,
     )
-    priority: Annotated[int, PRIORITY] = _key("reserved for standby backends", 0)
+    priority: Annotated[int, rules.PRIORITY] = _key(
+        "0 is the highest; backends with a larger number stand by, see `min_active`", 0
+    )
 
 
 class Threshold(Section):
@@ -185,12 +188,43 @@ class Health(Section):
     )
 
 
+class Fallback(Section):
+    """A server for the time when no backend of a pool is healthy. It is never probed."""
+
+    name: Annotated[str | None, rules.BACKEND_NAME, Otherwise("`host:port`")] = _key(
+        "another than those of the pool's backends", None
+    )
+    host: Annotated[Address, rules.HOST] = _key("the server's address")
+    port: Annotated[int | None, rules.PORT, Otherwise("required, but for `port: any`")] = _key(
+        "the server's port; the same holds as for a backend's", None
+    )
+
+
 class Pool(Section):
-    """A named set of backends that share one health check."""
+    """A named set of backends that share one health check, and how they come and go."""
 
     name: Annotated[str, rules.NAME] = _key("unique")
     backends: tuple[Backend, ...] = _key("the servers", min_length=1)
     health: Annotated[Health, rules.NO_HEALTH] = _key("how the servers are probed", {})
+    slow_start: Annotated[float, rules.CHANGE_TIME] = _key(
+        "how long a backend that recovers or is added takes to get its whole weight", "0s"
+    )
+    drain_timeout: Annotated[float, rules.CHANGE_TIME] = _key(
+        "how long a backend that is taken out of the file keeps the flows that it has", "5min"
+    )
+    min_active: Annotated[int, rules.LEAST] = _key(
+        "backends of the next priority join while fewer than these are healthy above it", 1
+    )
+    failback_delay: Annotated[float, rules.CHANGE_TIME] = _key(
+        "how long they stay once enough are healthy again", "0s"
+    )
+    panic: Annotated[Panic, rules.PANIC] = _key(
+        "who gets new flows while no backend is healthy: nobody, all that are ready, or `fallback`",
+        "none",
+    )
+    fallback: Annotated[Fallback | None, rules.FALLBACK, Otherwise("not given")] = _key(
+        "the server for `panic: fallback`", None
+    )
 
 
 class Session(Section):

@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from lb_xdp.config.durations import DURATION_PATTERN, format_duration, parse_duration_s
-from lb_xdp.config.wording import did_you_mean, not_allowed, not_available, one_of, show
+from lb_xdp.config.wording import did_you_mean, not_allowed, one_of, show
 from lb_xdp.core.model import Listen, StatusRange
 
 MAX_PORT = 0xFFFF
@@ -185,14 +185,6 @@ def _share(value: object) -> float:
     return float(share)
 
 
-def _no_priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RefusedError
-    if value != 0:
-        raise RefusedError(not_available(value, "0"))
-    return value
-
-
 def or_word(rule: Rule, word: str, meaning: object) -> Rule:
     """Return ``rule`` widened by ``word``, which is read as ``meaning``."""
 
@@ -226,4 +218,3 @@ SHARE = Rule(
     {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}]},
     _share,
 )
-PRIORITY = Rule("integer", "0", {"const": 0}, _no_priority)

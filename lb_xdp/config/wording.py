@@ -46,11 +46,6 @@ def not_allowed(value: object, allowed: str) -> str:
     return f"{show(value)} is not allowed; {allowed}"
 
 
-def not_available(value: object, allowed: str) -> str:
-    """Return the sentence for a value that a later version will take."""
-    return f"{show(value)} is not available in this version; {allowed}"
-
-
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return ``did you mean `x`?`` with a leading blank, or nothing where no word is near."""
     near = nearest(word, candidates)

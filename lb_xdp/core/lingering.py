@@ -140,7 +140,7 @@ def _extended(service: Service, staying: Sequence[Lingering]) -> Service:
     pool = service.pool
     backends = list(pool.backends)
     if pool.fallback is not None:
-        backends.append(replace(pool.fallback, weight=0, fallback=True))
+        backends.append(pool.fallback)
     for one in staying:
         taken = {backend.name for backend in backends}
         name = next(n for n in _names(one) if n not in taken)

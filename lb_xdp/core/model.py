@@ -233,7 +233,8 @@ class Pool:
     ``slow_start_s`` is how long a backend that comes back takes to get its whole weight,
     ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
-    after that is over. ``fallback`` is there if ``panic`` says so, and never probed.
+    after that is over. ``fallback`` is there if ``panic`` says so; it has weight 0 until then, and
+    is never probed.
     """
 
     name: str

@@ -70,6 +70,21 @@ service_keys = {
     "no_backend": st.sampled_from(["drop", "reject"]),
 }
 
+waits = seconds.filter(lambda value: isinstance(value, str) or value >= 0)
+pool_keys = {
+    "slow_start": waits,
+    "drain_timeout": waits,
+    "min_active": st.integers(1, 16_000),
+    "failback_delay": waits,
+}
+SORRY = {"host": "10.9.9.9", "port": 80}
+PANICS: list[dict[str, Any]] = [
+    {},
+    {"panic": "all"},
+    {"panic": "fallback", "fallback": SORRY},
+    {"panic": "fallback", "fallback": {"name": "a:fallback", **SORRY}},
+]
+
 
 @st.composite
 def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, Any]]:
@@ -79,7 +94,7 @@ def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, An
     optional = {
         "weight": st.integers(0, 65535),
         "max_connections": st.integers(1, 10**9),
-        "priority": st.just(0),
+        "priority": st.integers(0, 255),
     }
     backends = []
     for number, name in enumerate(given_names):
@@ -95,6 +110,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a valid file as plain data."""
     pools: list[dict[str, Any]] = [
         {"name": name, "backends": draw(backend_lists()), "health": draw(checks)}
+        | draw(st.fixed_dictionaries({}, optional=pool_keys))
+        | draw(st.sampled_from(PANICS))
         for name in draw(st.lists(names, max_size=2, unique=True))
     ]
     services = []

@@ -281,7 +281,6 @@ def test_what_is_no_duration_is_not_guessed(written: str) -> None:
 
 INTEGER = "an integer from"
 NAME = "a name of at most 63"
-LATER = "not available in this version"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +365,8 @@ LATER = "not available in this version"
         (backend, {"weight": "heavy"}, f'"heavy" is not allowed; {INTEGER}'),
         (backend, {"weight": 2**200}, "a number this long is not allowed"),
         (backend, {"max_connections": None}, "an empty value is not allowed; an integer"),
-        (backend, {"priority": 1}, f"1 is {LATER}; 0"),
+        (backend, {"priority": 256}, "256 is not allowed; an integer from 0 to 255"),
+        (backend, {"priority": -1}, "an integer from 0 to 255"),
         (backend, {"name": "a b"}, NAME),
         (health, {"type": "https"}, "did you mean `http`?"),
         (health, {"interval": 0}, "a duration from 10ms to 1h"),

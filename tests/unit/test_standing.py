@@ -55,7 +55,7 @@ def key(number: int) -> BackendKey:
     return backend(number).key
 
 
-SORRY = replace(backend(99), name=BackendName("sorry"))
+SORRY = replace(backend(99, 0), name=BackendName("sorry"), fallback=True)
 
 
 def pool(*backends: Backend, panic: Panic = Panic.NONE, **settings: float) -> Pool:
