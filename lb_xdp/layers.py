@@ -35,10 +35,14 @@ class Layers:
         """Let these hold, all or none. Raises UnknownNameError, UnfitOverrideError, StoreError."""
         before = self._reconciler.overrides
         refuse_unfit(overrides, self._reconciler.whole)
-        await self._go_to(before.having(*overrides))
+        after = before.having(*overrides)
+        await self._go_to(after)
         for override in overrides:
             former = before.held.get(override.subject)
-            self._tell(EventKind.OVERRIDE_SET, former, override, override.author)
+            if override.subject in after.held:
+                self._tell(EventKind.OVERRIDE_SET, former, override, override.author)
+            elif former is not None:
+                self._tell(EventKind.OVERRIDE_CLEARED, former, None, override.author)
 
     async def clear(self, subjects: tuple[Subject, ...], author: str) -> None:
         """Let the file hold again, for all or none. Raises UnknownNameError, StoreError."""

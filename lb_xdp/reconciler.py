@@ -231,14 +231,16 @@ class Reconciler:
         held = self._health.get(target_of(service, backend))
         return held.health if held else Health.UNKNOWN
 
-    def _stand(self, config: Config) -> Standings:
-        return stand(
-            self.whole_of(config), self.overrides, self._health_of, self._memories, self._clock()
-        )
+    def _stand(self, whole: Config) -> Standings:
+        return stand(whole, self.overrides, self._health_of, self._memories, self._clock())
+
+    def standings(self) -> Standings:
+        """Return what every backend of the present configuration is to get, as things stand."""
+        return self._stand(self.whole)
 
     def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
         """Return the steps from what is to what a configuration asks for, as things stand."""
-        return self._plan(self._stand(config or self.config))
+        return self._plan(self._stand(self.whole_of(config or self.config)))
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         started_s, builds = self._clock(), self.rings.builds
@@ -261,7 +263,7 @@ class Reconciler:
         """
         started_s = self._clock()
         self._forget_over()
-        standings = self._stand(self.config)
+        standings = self.standings()
         plan, desired = self._plan(standings)
         if plan.empty:
             self._arrive(self.observed, desired, standings)
@@ -399,14 +401,17 @@ class Reconciler:
         return self._members.get(target, [])
 
     def views(
-        self, counts: Mapping[BackendId, Count], timestamp_s: float, flows: Mapping[int, int]
+        self,
+        standings: Standings,
+        counts: Mapping[BackendId, Count],
+        timestamp_s: float,
+        flows: Mapping[int, int],
     ) -> dict[BackendId, BackendView]:
-        """Return what is known of every backend.
+        """Return what is known of every backend, by ``standings`` of this very moment.
 
         ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
         """
         now_s = self._clock()
-        standings = self._stand(self.config).services
         views = {}
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
@@ -420,16 +425,11 @@ class Reconciler:
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
                 flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
-                standings[service.key].backends[backend.key],
+                standings.services[service.key].backends[backend.key],
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),
             )
         return views
-
-    def panics(self) -> frozenset[ServiceKey]:
-        """Return the services that have no healthy backend."""
-        standings = self._stand(self.config).services
-        return frozenset(key for key, service in standings.items() if service.panic)
 
     @property
     def ready(self) -> bool:

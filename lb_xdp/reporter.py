@@ -82,8 +82,9 @@ class Reporter:
         reconciler = self._reconciler
         config, now_s = reconciler.config, time.time()
         counts = self._datapath.backend_counts(reconciler.observed.indices)
-        views = reconciler.views(counts, now_s, self._collector.flows)
-        whole, panics = reconciler.whole, reconciler.panics()
+        standings = reconciler.standings()
+        views = reconciler.views(standings, counts, now_s, self._collector.flows)
+        whole, panics = reconciler.whole, standings.panics
         slots = reconciler.settling()
         services = service_statuses(whole, reconciler.topology, views, slots, panics)
         trouble = (self.trouble,) if self.trouble else ()

@@ -78,8 +78,12 @@ class Overrides:
         return len(self.held)
 
     def having(self, *overrides: Override) -> Overrides:
-        """Return these with some added; one about the same subject is replaced."""
-        return Overrides({**self.held, **{o.subject: o for o in overrides}})
+        """Return these with some added; one about the same subject is replaced.
+
+        Ready is what a backend is without an override: asking for it takes one away.
+        """
+        held = {**self.held, **{o.subject: o for o in overrides}}
+        return Overrides({s: o for s, o in held.items() if o.value != Admin.READY})
 
     def lacking(self, *subjects: Subject) -> Overrides:
         """Return these without some; what is not there is not missed."""

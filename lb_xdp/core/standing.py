@@ -124,6 +124,11 @@ class Standings:
         )
 
     @property
+    def panics(self) -> frozenset[ServiceKey]:
+        """The services that have no healthy backend."""
+        return frozenset(key for key, service in self.services.items() if service.panic)
+
+    @property
     def memories(self) -> dict[ServiceKey, Memory]:
         """What the next ones are to be made with."""
         return {key: service.memory for key, service in self.services.items()}

@@ -72,7 +72,7 @@ BACKEND_GAUGES = (
     ),
     _BackendMetric(
         "lb_xdp_backend_weight",
-        "The backend's weight, absolute; 0 takes no new flows.",
+        "The backend's weight that counts now, absolute; 0 takes no new flows.",
         attrgetter("weight"),
     ),
     _BackendMetric(
@@ -134,6 +134,7 @@ class _Scrape(Collector):
             metric.samples = [item for item in metric.samples if not item.name.endswith("_created")]
             yield metric
         yield _service_backends(self._snapshot)
+        yield _service_panic(self._snapshot)
         yield from _datapath(self._snapshot)
         yield from _controller(self._snapshot)
 
@@ -186,6 +187,18 @@ def _connections(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Itera
             connections.add_metric(labels, backend.connections)
     yield recorded
     yield connections
+
+
+def _service_panic(snapshot: Snapshot) -> Metric:
+    """Return for each service whether it has no healthy backend."""
+    metric = GaugeMetricFamily(
+        "lb_xdp_service_panic",
+        "1 while no backend of the service is healthy, and its pool's `panic` rules; else 0.",
+        labels=("service",),
+    )
+    for service in snapshot.services:
+        metric.add_metric((service.name,), float(service.panic))
+    return metric
 
 
 def _service_backends(snapshot: Snapshot) -> Metric:

@@ -10,6 +10,7 @@ import http.client
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,27 @@ class Gateway:
         """Return the backends of all services in the status, by name."""
         services = self.status()["services"]
         return {entry["name"]: entry for service in services for entry in service["backends"]}
+
+    def override(self, backend: str, *, service: str = "web", **asked: Any) -> None:
+        """Have ``admin=``, ``weight=``, ``reason=`` or ``expires=`` hold. Raises ValueError."""
+        self._ask_api("PUT", f"/v1/overrides/{service}/{backend}", asked)
+
+    def clear_override(self, backend: str, *, service: str = "web") -> None:
+        """Have the file hold again. Raises ValueError when that is refused."""
+        self._ask_api("DELETE", f"/v1/overrides/{service}/{backend}", None)
+
+    def _ask_api(self, method: str, path: str, body: dict[str, Any] | None) -> None:
+        connection = http.client.HTTPConnection("localhost")
+        with socket.socket(socket.AF_UNIX) as channel, closing(connection):
+            channel.settimeout(pace.lasting(10))
+            channel.connect(f"/run/lb-xdp/{self.name}/api.sock")
+            connection.sock = channel
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        if answer.status != http.HTTPStatus.OK:
+            raise ValueError(f"{method} {path}: {answer.status} {text}")
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status code and text of a page of the daemon's HTTP port; code 0: no answer."""

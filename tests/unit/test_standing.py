@@ -162,7 +162,7 @@ def test_what_was_asked_meets_what_was_seen(
     one = trial(backend(1), backend(2)).ask(admin(1, asked)).at(0, web1=health)[key(1)]
     assert (one.packets, one.state(health, reachable=True), one.admin) == (packets, state, asked)
     assert one.weight == (100 if asked is Admin.READY else 0)
-    assert ("disks" in one.why) == (asked is not None)
+    assert ("disks" in one.why) == (asked is not Admin.READY)
 
 
 def test_a_backend_without_a_way_to_it_is_down() -> None:
