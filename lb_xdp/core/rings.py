@@ -1,7 +1,9 @@
 """Rings, remembered: the same weights and the same live backends give the same Ring object.
 
 Identity matters here: the planner skips what has not changed by ``is``. Base rings are shared by
-services with equal pools; of each service only the latest ring is kept.
+services with equal pools; of each service only the latest ring is kept, and of base rings that no
+service uses any more a few: every step of a slow start makes another one, a drain and its end the
+same two.
 
 Round robin takes slots in turn, so its ring is a schedule. All other algorithms use one Maglev
 ring: by hash, or by looking at random slots of it, so that a slot's chance is its backend's weight.
@@ -9,11 +11,15 @@ ring: by hash, or by looking at random slots of it, so that a slot's chance is i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from lb_xdp.core.model import Algorithm, BackendKey, Service, ServiceKey
 from lb_xdp.core.ring import Ring, hand_over, maglev, schedule
+
+SPARE_BASES = 8
+"""Base rings that are kept though no service uses them; 262 kB each."""
 
 _Weights = tuple[tuple[BackendKey, int], ...]
 
@@ -31,6 +37,8 @@ class Rings:
 
     def __init__(self) -> None:
         self._bases: dict[_Weights, Ring] = {}
+        self._users: Counter[_Weights] = Counter()
+        self._idle: dict[_Weights, None] = {}  # the longest idle first
         self._latest: dict[ServiceKey, tuple[_Cause, Ring]] = {}
         self._slots: dict[ServiceKey, Mapping[BackendKey, int]] = {}
         self.builds = 0
@@ -43,6 +51,7 @@ class Rings:
         if latest is not None and latest[0] == cause:
             return latest[1]
         ring = self._build(cause)
+        self._use(cause.weights, latest[0].weights if latest else None)
         self._latest[service.key] = (cause, ring)
         self._slots[service.key] = ring.counts()
         self.builds += 1
@@ -57,6 +66,20 @@ class Rings:
             base = self._bases[cause.weights] = maglev(weights)
         return hand_over(base, cause.live, weights)
 
+    def _use(self, weights: _Weights, former: _Weights | None) -> None:
+        """Note that a service went from one base ring to another; let go of those long idle."""
+        self._users[weights] += 1
+        self._idle.pop(weights, None)
+        if former is not None:
+            self._users[former] -= 1
+            if not self._users[former]:
+                del self._users[former]
+                self._idle[former] = None
+        while len(self._idle) > SPARE_BASES:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            self._bases.pop(oldest, None)
+
     def slots(self, service: ServiceKey) -> Mapping[BackendKey, int]:
         """Return how many slots each backend holds in the service's latest ring."""
         return self._slots.get(service, {})
@@ -64,7 +87,10 @@ class Rings:
     def forget_others(self, services: Collection[Service]) -> None:
         """Drop what services that are gone had."""
         keys = {service.key for service in services}
-        used = {self._latest[key][0].weights for key in keys & self._latest.keys()}
+        self._users = Counter(self._latest[key][0].weights for key in keys & self._latest.keys())
+        self._idle = {}
         self._latest = {key: value for key, value in self._latest.items() if key in keys}
         self._slots = {key: value for key, value in self._slots.items() if key in keys}
-        self._bases = {weights: ring for weights, ring in self._bases.items() if weights in used}
+        self._bases = {
+            weights: ring for weights, ring in self._bases.items() if weights in self._users
+        }
