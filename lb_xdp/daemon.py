@@ -249,7 +249,7 @@ class Daemon:
 
     async def _keep_up(self) -> None:
         """Let disk, probes and metrics follow when an override or a lingering backend has gone."""
-        if self._layers.changed:
+        if self._layers.behind():
             self._forget_gone()
             self._probe(*self._probing)
             await self._layers.keep_up()

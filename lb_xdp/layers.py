@@ -65,8 +65,7 @@ class Layers:
         for override in over:
             self._tell(EventKind.OVERRIDE_EXPIRED, override, None, override.author)
 
-    @property
-    def changed(self) -> bool:
+    def behind(self) -> bool:
         """Whether something has changed by itself that is not on disk yet."""
         overrides, lingering = self._kept
         reconciler = self._reconciler
