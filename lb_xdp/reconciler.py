@@ -25,14 +25,22 @@ from lb_xdp.core.lingering import (
     farewells,
     lingering_after,
 )
-from lb_xdp.core.model import Backend, CheckKind, Config, HealthCheck, Service, ServiceKey
+from lb_xdp.core.model import (
+    Backend,
+    BackendKey,
+    CheckKind,
+    Config,
+    HealthCheck,
+    Service,
+    ServiceKey,
+)
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health
-from lb_xdp.core.standing import Standing, Standings, at_start, stand
+from lb_xdp.core.standing import Judge, ServiceStanding, Standing, Standings, at_start
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError
@@ -81,6 +89,7 @@ class Reconciler:
         self._timestamp = timestamp
         self._record = record
         self._witness = Witness(record)
+        self._judge = Judge()
         self._health: dict[TargetId, HealthState] = {}
         self._probe_s: dict[TargetId, float] = {}
         held = after_restart(lingering, config, clock(), timestamp())
@@ -127,6 +136,7 @@ class Reconciler:
         self._consider(self.whole)
         self._checks = checks(self.whole)
         self._members = members(self.whole)
+        self._judge.forget()
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
 
@@ -157,6 +167,7 @@ class Reconciler:
         """
         rested = resting(self.whole, self.overrides) - resting(self.whole, overrides)
         self.overrides = overrides
+        self._judge.forget()
         for target in rested:
             self._health[target] = initial(self._checks[target], self._clock(), None)
 
@@ -209,6 +220,7 @@ class Reconciler:
         self._health[target] = after
         if after.health is before.health:
             return False
+        self._judge.forget_pool(target.pool)
         if is_live(before.health):
             self.failovers += 1
         return True
@@ -232,7 +244,9 @@ class Reconciler:
         return held.health if held else Health.UNKNOWN
 
     def _stand(self, whole: Config) -> Standings:
-        return stand(whole, self.overrides, self._health_of, self._memories, self._clock())
+        return self._judge.stand(
+            whole, self.overrides, self._health_of, self._memories, self._clock()
+        )
 
     def standings(self) -> Standings:
         """Return what every backend of the present configuration is to get, as things stand."""
@@ -274,18 +288,23 @@ class Reconciler:
             self._arrived = False
             self.observed = self._datapath.observe()
             raise
-        self._arrive(observed, desired, standings)
+        touched = frozenset(identity.service for identity in plan.records)
+        self._arrive(observed, desired, standings, touched)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
 
-    def _arrive(self, observed: Observed, desired: Desired, standings: Standings) -> None:
+    def _arrive(
+        self,
+        observed: Observed,
+        desired: Desired,
+        standings: Standings,
+        touched: frozenset[ServiceKey] = frozenset(),
+    ) -> None:
         self.observed = replace(observed, applied=desired, recorded={})
         self._arrived = True
         self._memories = standings.memories
         self._wake_s = standings.wake_s
-        timestamp_s = self._timestamp()
-        self._witness.look_at_services(standings.services, timestamp_s)
-        self._witness.look(self._seen(standings), timestamp_s)
+        self._witness.look(standings.services, touched, self._see, self._timestamp())
 
     def _forget_over(self) -> None:
         """Let go of backends whose time is over."""
@@ -309,16 +328,14 @@ class Reconciler:
                 )
             )
 
-    def _seen(self, standings: Standings) -> dict[BackendId, Seen]:
+    def _see(self, standing: ServiceStanding) -> dict[BackendKey, Seen]:
+        service = standing.service
         return {
-            BackendId(key, backend.key): self._seen_backend(
-                service.service, backend, service.backends[backend.key]
-            )
-            for key, service in standings.services.items()
-            for backend in service.service.pool.backends
+            backend.key: self._see_backend(service, backend, standing.backends[backend.key])
+            for backend in service.pool.backends
         }
 
-    def _seen_backend(self, service: Service, backend: Backend, standing: Standing) -> Seen:
+    def _see_backend(self, service: Service, backend: Backend, standing: Standing) -> Seen:
         record = self.observed.records.get(BackendId(service.key, backend.key), UNREACHABLE)
         health = self._health_of(service, backend)
         return Seen(

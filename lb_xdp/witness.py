@@ -7,12 +7,12 @@ decide anything and to keep events: the journal does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.core.model import Config, ServiceKey
+from lb_xdp.core.model import BackendKey, Config, ServiceKey
 from lb_xdp.core.snapshot import State
 from lb_xdp.core.standing import ServiceStanding, panic_sentence
 
@@ -60,65 +60,90 @@ class Seen(NamedTuple):
     cause: Callable[[], tuple[str, str, float | None]]
 
 
+See = Callable[[ServiceStanding], Mapping[BackendKey, Seen]]
+"""From a service's standing to its backends as they are now."""
+
+
 class Witness:
     """Looks after every cycle; ``record`` takes what it tells."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._states: dict[BackendId, State] = {}
-        self._panics: dict[ServiceKey, bool] = {}
-        self._priorities: dict[ServiceKey, int] = {}
+        self._known: dict[ServiceKey, tuple[ServiceStanding, Mapping[BackendKey, State]]] = {}
 
-    def look(self, backends: Mapping[BackendId, Seen], timestamp_s: float) -> None:
-        """Tell which backends are in another state than when it last looked."""
-        for identity, seen in backends.items():
-            before = self._states.get(identity)
-            if before is not None and before is not seen.state:
-                cause, author, duration_s = seen.cause()
-                self._record(
-                    Event(
-                        EventKind.BACKEND_STATE,
-                        timestamp_s,
-                        seen.service,
-                        seen.backend,
-                        before.value,
-                        seen.state.value,
-                        cause,
-                        author,
-                        duration_s,
-                    )
-                )
-        self._states = {identity: seen.state for identity, seen in backends.items()}
-
-    def look_at_services(
-        self, services: Mapping[ServiceKey, ServiceStanding], timestamp_s: float
+    def look(
+        self,
+        services: Mapping[ServiceKey, ServiceStanding],
+        touched: Collection[ServiceKey],
+        see: See,
+        timestamp_s: float,
     ) -> None:
-        """Tell which services panic, and which have other priorities at work."""
-        for key, standing in services.items():
-            for event in self._service_events(key, standing, timestamp_s):
-                self._record(event)
-        self._panics = {key: standing.panic for key, standing in services.items()}
-        self._priorities = {key: standing.priority for key, standing in services.items()}
+        """Tell what is another than when it last looked.
 
-    def _service_events(
-        self, key: ServiceKey, standing: ServiceStanding, timestamp_s: float
-    ) -> Iterator[Event]:
-        service = standing.service
-        if standing.panic and not self._panics.get(key, False):
-            yield Event(EventKind.PANIC, timestamp_s, service.name, cause=panic_sentence(service))
-        elif self._panics.get(key, False) and not standing.panic:
-            cause = "a backend can take new flows again"
-            yield Event(EventKind.PANIC_OVER, timestamp_s, service.name, cause=cause)
-        before = self._priorities.get(key, standing.priority)
-        if before != standing.priority:
-            least = service.pool.min_active
-            cause = (
-                f"fewer than {least} backends of higher priority are healthy"
-                if standing.priority > before
-                else f"{least} backends of higher priority are healthy"
-            )
-            priorities = (str(before), str(standing.priority))
-            yield Event(EventKind.PRIORITY, timestamp_s, service.name, "", *priorities, cause=cause)
+        A service that has the very standing that it had is looked at only if it is ``touched``: a
+        record of a backend of its has been written.
+        """
+        known = {}
+        for key, standing in services.items():
+            before = self._known.get(key)
+            if before is not None and before[0] is standing and key not in touched:
+                known[key] = before
+            else:
+                seen = see(standing)
+                self._compare(before, standing, seen, timestamp_s)
+                known[key] = (standing, {backend: one.state for backend, one in seen.items()})
+        self._known = known
+
+    def _compare(
+        self,
+        before: tuple[ServiceStanding, Mapping[BackendKey, State]] | None,
+        standing: ServiceStanding,
+        seen: Mapping[BackendKey, Seen],
+        timestamp_s: float,
+    ) -> None:
+        states = before[1] if before else {}
+        for event in _service_events(before[0] if before else None, standing, timestamp_s):
+            self._record(event)
+        for key, one in seen.items():
+            if key in states and states[key] is not one.state:
+                self._record(_state_event(states[key], one, timestamp_s))
+
+
+def _state_event(before: State, seen: Seen, timestamp_s: float) -> Event:
+    cause, author, duration_s = seen.cause()
+    return Event(
+        EventKind.BACKEND_STATE,
+        timestamp_s,
+        seen.service,
+        seen.backend,
+        before.value,
+        seen.state.value,
+        cause,
+        author,
+        duration_s,
+    )
+
+
+def _service_events(
+    before: ServiceStanding | None, standing: ServiceStanding, timestamp_s: float
+) -> Iterator[Event]:
+    service = standing.service
+    panicked = before is not None and before.panic
+    if standing.panic and not panicked:
+        yield Event(EventKind.PANIC, timestamp_s, service.name, cause=panic_sentence(service))
+    elif panicked and not standing.panic:
+        cause = "a backend can take new flows again"
+        yield Event(EventKind.PANIC_OVER, timestamp_s, service.name, cause=cause)
+    former = before.priority if before else standing.priority
+    if former != standing.priority:
+        least = service.pool.min_active
+        cause = (
+            f"fewer than {least} backends of higher priority are healthy"
+            if standing.priority > former
+            else f"at least {least} backends of higher priority are healthy"
+        )
+        priorities = (str(former), str(standing.priority))
+        yield Event(EventKind.PRIORITY, timestamp_s, service.name, "", *priorities, cause=cause)
 
 
 def membership_events(before: Config, after: Config, timestamp_s: float) -> list[Event]:

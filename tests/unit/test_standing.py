@@ -26,6 +26,7 @@ from lb_xdp.core.model import (
     Pool,
     Protocol,
     Service,
+    ServiceKey,
     ServiceName,
     XdpMode,
 )
@@ -33,12 +34,13 @@ from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import (
     RAMP_STEPS,
+    Judge,
     Memory,
     ServiceStanding,
     Standing,
+    Standings,
     at_start,
     panic_sentence,
-    stand,
     stand_service,
 )
 
@@ -517,9 +519,40 @@ def test_services_stand_for_themselves() -> None:
     other = replace(both.services[0], name=ServiceName("other"), port=81)
     both = replace(both, services=(both.services[0], other))
     asked = Overrides().having(admin(1, Admin.DOWN))
-    found = stand(both, asked, lambda _service, _backend: UP, {}, 5.0)
+    found = Judge().stand(both, asked, lambda _service, _backend: UP, {}, 5.0)
     assert [s.name for s in found.config.services] == ["web", "other"]
     web, second = (service.key for service in both.services)
     assert found.live == {BackendId(web, key(2)), *(BackendId(second, key(n)) for n in (1, 2))}
     assert set(found.memories) == {web, second}
     assert found.wake_s == 6.0
+
+
+def test_what_was_said_is_remembered() -> None:
+    """The very objects, until time, memory, service or a word says that something has changed."""
+    of = pool(backend(1), backend(2), slow_start_s=10.0)
+    both = config(of)
+    health = {1: UP, 2: UP}
+    judge = Judge()
+
+    def ask(memories: Mapping[ServiceKey, Memory], now_s: float, of: Config = both) -> Standings:
+        return judge.stand(
+            of, Overrides(), lambda _, b: health[int(b.address) & 0xFF], memories, now_s
+        )
+
+    (web,) = (service.key for service in both.services)
+    ramping = ask({}, 5.0)
+    again = ask(ramping.memories, 5.5)
+    assert again.services[web] is ramping.services[web]
+    assert ask(again.memories, 6.0).services[web] is not ramping.services[web]
+    settled = ask(ramping.memories, 50.0)
+    assert ask(settled.memories, 60.0).services[web] is settled.services[web]
+    health[1] = DOWN
+    judge.forget_pool("other")
+    assert ask(settled.memories, 60.0).services[web] is settled.services[web]
+    judge.forget_pool("web")
+    gone = ask(settled.memories, 60.0)
+    assert gone.live == {BackendId(web, key(2))}
+    judge.forget()
+    assert ask(gone.memories, 60.0).services[web] is not gone.services[web]
+    longer = config(pool(backend(1), backend(2), backend(2)))
+    assert len(ask(gone.memories, 60.0, longer).config.services[0].pool.backends) == 3
