@@ -98,7 +98,10 @@ def _print_alarms(console: Console, snapshot: Snapshot) -> None:
 
 
 def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus) -> None:
-    """Print a service, its backends, and in words what is wrong with those that are not up."""
+    """Print a service, its backends, and in words what is special about some of them.
+
+    Where file, overrides and what is observed differ, all three are shown.
+    """
     backends = service.backends
     up = sum(backend.state is State.UP for backend in backends)
     style = "green" if up == len(backends) else "yellow" if up else "bold red"
@@ -114,11 +117,12 @@ def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus)
     table = _backend_table(console.width, backends, snapshot.datapath.ring_slots)
     console.print(Padding(table, (0, 0, 0, 2)))
     for backend in backends:
-        if backend.state is not State.UP or backend.admin is not Admin.READY:
-            sentence = Text(
-                _explanation(backend, snapshot.timestamp_s), STATE_STYLES[backend.state]
-            )
+        style = STATE_STYLES[backend.state]
+        if backend.state is not State.UP or _differs(backend):
+            sentence = Text(_explanation(backend, snapshot.timestamp_s), style)
             console.print(Padding(sentence, (0, 0, 0, 2)))
+        if _differs(backend):
+            console.print(Padding(Text(layers(backend, snapshot.timestamp_s)), (0, 0, 0, 4)))
 
 
 def _backend_table(columns: int, backends: tuple[BackendStatus, ...], ring_slots: int) -> Table:
@@ -158,6 +162,24 @@ def _explanation(backend: BackendStatus, now_s: float) -> str:
     since = duration(now_s - backend.since_timestamp_s)
     sentence = f"{backend.name}: {backend.state} for {since}"
     return f"{sentence}: {backend.detail}" if backend.detail else sentence
+
+
+def _differs(backend: BackendStatus) -> bool:
+    """Say whether what counts for a backend is something else than its line in the file."""
+    configured = backend.configured_weight
+    return bool(backend.overrides) or configured not in {None, backend.weight}
+
+
+def layers(backend: BackendStatus, now_s: float) -> str:
+    """Return ``file: weight 100; override: drain by uid 0, ends in 5m; now: drain, weight 0``."""
+    parts = [f"file: weight {backend.configured_weight}"]
+    for override in backend.overrides:
+        what = f"weight {override.value}" if override.kind == "weight" else override.value
+        asked = f"override: {what} by {override.author}"
+        if override.expires_timestamp_s is not None:
+            asked += f", ends in {duration(override.expires_timestamp_s - now_s)}"
+        parts.append(asked)
+    return "; ".join([*parts, f"now: {backend.state}, weight {backend.weight}"])
 
 
 def _print_reasons(console: Console, snapshot: Snapshot) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from lb_xdp.cli.logs import JsonFormatter, LogFormat, TextFormatter, setup
 from lb_xdp.cli.status_table import duration, percent, quantity, render
-from lb_xdp.core.snapshot import Admin, FlowTableStatus, State
+from lb_xdp.core.snapshot import Admin, FlowTableStatus, OverrideStatus, State
 from lb_xdp.errors import LbError
-from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB, WEB1
+from tests.support.snapshots import NOW_S, SNAPSHOT, TROUBLED, WEB, WEB1, WEB2
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,31 @@ def test_a_drained_backend_shows_what_was_asked() -> None:
     assert " admin " in screen
     assert "web1: drain for 3h12m: since the last reload" in screen
     assert max(map(len, screen.splitlines())) <= 80
+
+
+def test_three_layers_are_shown_where_they_differ() -> None:
+    """The file, what was asked at run time and until when, and what counts now."""
+    drain = OverrideStatus("admin", "drain", "uid 0", "new disks", NOW_S - 60, NOW_S + 300)
+    less = OverrideStatus("weight", "50", "ann", "", NOW_S - 60)
+    drained = replace(
+        WEB1,
+        state=State.DRAIN,
+        admin=Admin.DRAIN,
+        weight=0,
+        configured_weight=100,
+        overrides=(drain, less),
+    )
+    ramping = replace(WEB2, weight=90, configured_weight=200, detail="slow start: 90 of 200")
+    same = replace(WEB1, name="same", configured_weight=100)
+    service = replace(WEB, backends=(drained, ramping, same))
+    screen = render(replace(SNAPSHOT, services=(service,)), columns=160, colour=False)
+    assert (
+        "    file: weight 100; override: drain by uid 0, ends in 5m0s; "
+        "override: weight 50 by ann; now: drain, weight 0\n" in screen
+    )
+    assert "  web2: up for 3h12m: slow start: 90 of 200\n" in screen
+    assert "    file: weight 200; now: up, weight 90\n" in screen
+    assert "same:" not in screen
 
 
 def test_long_names_are_folded_not_cut() -> None:
