@@ -53,6 +53,7 @@ _log = logging.getLogger(__name__)
 
 _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
+_REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
@@ -203,6 +204,7 @@ class Daemon:
         What forwards already goes on meanwhile: its backends are decided about by their records.
         """
         self._layers.expire()
+        self._reconciler.forget_over()
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
         compiled = asyncio.to_thread(self._datapath.prepare, plan)
@@ -231,6 +233,8 @@ class Daemon:
         """Bring the datapath to the goal; a failure is told, and tried again."""
         self._look()
         self._layers.expire()
+        if len(self._probing) == 1:  # a reload that is under way has its generation ready
+            self._reconciler.forget_over()
         try:
             plan, _ = self._reconciler.plan()
             if plan.build:  # which may take the compiler a second: probes must not wait for it
@@ -266,7 +270,7 @@ class Daemon:
             waits_s.append(min(expiry_s - time.time(), _LOOK_AT_EXPIRIES_S))
         self._settling.cancel()
         if waits_s:
-            self._settling = loop.call_later(max(min(waits_s), 0), self._turns.changed.set)
+            self._settling = loop.call_later(max(min(waits_s), _REST_S), self._turns.changed.set)
 
     # What others call: they leave word, or wait for their turn.
 

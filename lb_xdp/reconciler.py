@@ -145,12 +145,9 @@ class Reconciler:
 
     def whole_of(self, config: Config) -> Config:
         """Return a configuration with all backends that it will have once it is the goal."""
-        if config is not self.config:
-            return extended(config, self._lingering_after(config))
-        now_s = self._clock()
-        if all(one.until_s > now_s for one in self.lingering.values()):
+        if config is self.config:
             return self.whole
-        return extended(config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
+        return extended(config, self._lingering_after(config))
 
     def _carry_on(self, target: TargetId, check: HealthCheck) -> HealthState:
         """Keep a target's health under a new check; only "not probed" is no health to keep."""
@@ -174,6 +171,31 @@ class Reconciler:
     def farewells(self) -> tuple[Farewell, ...]:
         """Return what is to be kept of the backends that linger."""
         return farewells(self.lingering, self._clock(), self._timestamp())
+
+    def forget_over(self) -> None:
+        """Let go of lingering backends whose time is over; that takes another generation.
+
+        Nothing else does, so that a generation which was prepared a moment ago is the one to take.
+        """
+        now_s = self._clock()
+        over = [one for one in self.lingering.values() if one.until_s <= now_s]
+        if not over:
+            return
+        names = {
+            BackendId(service.key, backend.key): (service.name, backend.name)
+            for service, backend in self.whole.backends()
+        }
+        self._adopt(self.config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
+        for one in over:
+            cause = f"removed from the file {now_s - one.since_s:.0f} s ago, its time is over"
+            self._record(
+                Event(
+                    EventKind.BACKEND_FORGOTTEN,
+                    self._timestamp(),
+                    *names[one.identity],
+                    cause=cause,
+                )
+            )
 
     def on_flows(self, flows: Mapping[int, int], began_s: float) -> bool:
         """Take in how many records name each index; True if some lingering backend has no flow.
@@ -276,7 +298,6 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        self._forget_over()
         standings = self.standings()
         plan, desired = self._plan(standings)
         if plan.empty:
@@ -305,28 +326,6 @@ class Reconciler:
         self._memories = standings.memories
         self._wake_s = standings.wake_s
         self._witness.look(standings.services, touched, self._see, self._timestamp())
-
-    def _forget_over(self) -> None:
-        """Let go of backends whose time is over."""
-        now_s = self._clock()
-        over = [one for one in self.lingering.values() if one.until_s <= now_s]
-        if not over:
-            return
-        names = {
-            BackendId(service.key, backend.key): (service.name, backend.name)
-            for service, backend in self.whole.backends()
-        }
-        self._adopt(self.config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
-        for one in over:
-            cause = f"removed from the file {now_s - one.since_s:.0f} s ago, its time is over"
-            self._record(
-                Event(
-                    EventKind.BACKEND_FORGOTTEN,
-                    self._timestamp(),
-                    *names[one.identity],
-                    cause=cause,
-                )
-            )
 
     def _see(self, standing: ServiceStanding) -> dict[BackendKey, Seen]:
         service = standing.service

@@ -76,8 +76,8 @@ def lingering_after(
     """Return who lingers once ``config`` is in force.
 
     These are the backends that have packets now, by ``observed``, and are not in the file (any
-    more). ``held`` are those that linger already: their time goes on. ``former`` knows the names
-    and pools of the others.
+    more). ``held`` are those that linger already: their time goes on, and it is for others to say
+    when it is over. ``former`` knows the names and pools of the others.
     """
     services = {service.key: service for service in config.services}
     wanted = set(_known(extended(config, {})))
@@ -91,12 +91,13 @@ def lingering_after(
             identity, (str(identity.backend), services[identity.service].pool.name)
         )
         timeout_s = services[identity.service].pool.drain_timeout_s
-        found[identity] = held.get(identity) or Lingering(
-            identity, name, pool, now_s, now_s + timeout_s
-        )
+        if identity in held:
+            found[identity] = held[identity]
+        elif timeout_s:
+            found[identity] = Lingering(identity, name, pool, now_s, now_s + timeout_s)
     room = max(_MOST - len(wanted), 0)
     latest = sorted(found.values(), key=lambda one: (-one.until_s, one.identity))[:room]
-    return {one.identity: one for one in latest if one.until_s > now_s}
+    return {one.identity: one for one in latest}
 
 
 def _with_packets(

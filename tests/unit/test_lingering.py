@@ -85,7 +85,7 @@ def test_its_time_goes_on() -> None:
         identity(1)
     ] == held[identity(1)]  # fmt: skip
     assert lingering_after(before, observed(before), held, after, 130) == {}
-    assert lingering_after(after, observed(before), held, after, 160) == {}
+    assert lingering_after(after, observed(before), held, after, 160) == held
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,14 @@ def test_who_was_down_is_gone_at_once() -> None:
     assert lingering_after(after, observed(before, 1), {}, before, 100) == {}
     held = lingering_after(after, observed(before), {}, before, 100)
     assert lingering_after(after, observed(before, 1), held, after, 101) == held
+
+
+def test_without_a_time_to_drain_nobody_lingers() -> None:
+    """``drain_timeout: 0s`` is for those who want to cut."""
+    before = config(service(1, 2))
+    left = service(2)
+    after = config(replace(left, pool=replace(left.pool, drain_timeout_s=0.0)))
+    assert lingering_after(after, observed(before), {}, before, 100) == {}
 
 
 def test_nothing_lingers_where_nothing_forwarded() -> None:
