@@ -17,6 +17,7 @@ from typing import Protocol
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import HealthState, ProbeResult, Target, initial, is_live, observe
+from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.lingering import (
     Farewell,
     Held,
@@ -40,7 +41,7 @@ from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health
-from lb_xdp.core.standing import Judge, ServiceStanding, Standing, Standings, at_start
+from lb_xdp.core.standing import ServiceStanding, Standing, at_start
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError

@@ -67,7 +67,7 @@ BACKEND_COUNTERS = (
 BACKEND_GAUGES = (
     _BackendMetric(
         "lb_xdp_backend_up",
-        "1 while the backend takes new flows (its state is up), else 0.",
+        "1 while the backend's state is up, else 0; a standby is up, too.",
         lambda backend: float(backend.state is State.UP),
     ),
     _BackendMetric(

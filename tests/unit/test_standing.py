@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb_xdp.core.desired import BackendId
+from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.lingering import Lingering, extended
 from lb_xdp.core.model import (
     Backend,
@@ -34,11 +35,9 @@ from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import (
     RAMP_STEPS,
-    Judge,
     Memory,
     ServiceStanding,
     Standing,
-    Standings,
     at_start,
     panic_sentence,
     stand_service,
