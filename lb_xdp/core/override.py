@@ -154,7 +154,8 @@ def _refuse_unknown_admin(override: Override) -> None:
 
 def _refuse_bad_weight(override: Override) -> None:
     value = override.value
-    if not (value.isascii() and value.isdigit() and int(value) <= MAX_WEIGHT):
+    digits = value.isascii() and value.isdigit() and len(value) <= len(str(MAX_WEIGHT))
+    if not digits or int(value) > MAX_WEIGHT:
         raise UnfitOverrideError(
             f"{value!r} is no weight; an integer from 0 to {MAX_WEIGHT} is allowed"
         )

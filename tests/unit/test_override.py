@@ -55,6 +55,7 @@ def test_what_can_be_is_taken(value: str) -> None:
         (asked("web1", "drain", service="wbe"), UnknownNameError, "no service wbe; services: web"),
         (asked("web1", "65536"), UnfitOverrideError, "an integer from 0 to 65535"),
         (asked("web1", "-1"), UnfitOverrideError, "an integer from 0 to 65535"),
+        (asked("web1", "9" * 5000), UnfitOverrideError, "an integer from 0 to 65535"),
         (asked("web1", "off"), UnfitOverrideError, "ready, drain, maint, down"),
         (asked("sorry", "drain"), UnfitOverrideError, "change it in the file"),
         (asked("gone", "drain"), UnfitOverrideError, "it can only be cut: down"),
