@@ -204,7 +204,7 @@ class Daemon:
         What forwards already goes on meanwhile: its backends are decided about by their records.
         """
         self._layers.expire()
-        self._reconciler.forget_over()
+        self._reconciler.let_go()
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
         compiled = asyncio.to_thread(self._datapath.prepare, plan)
@@ -234,7 +234,7 @@ class Daemon:
         self._look()
         self._layers.expire()
         if len(self._probing) == 1:  # a reload that is under way has its generation ready
-            self._reconciler.forget_over()
+            self._reconciler.let_go()
         try:
             plan, _ = self._reconciler.plan()
             if plan.build:  # which may take the compiler a second: probes must not wait for it

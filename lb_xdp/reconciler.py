@@ -134,6 +134,7 @@ class Reconciler:
         self.config = config
         self.lingering = lingering
         self.whole = extended(config, lingering)
+        self._goal = (self.whole, lingering)
         self._consider(self.whole)
         self._checks = checks(self.whole)
         self._members = members(self.whole)
@@ -145,7 +146,7 @@ class Reconciler:
         return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
 
     def whole_of(self, config: Config) -> Config:
-        """Return a configuration with all backends that it will have once it is the goal."""
+        """Return a configuration with all backends that it has, or would have as the goal."""
         if config is self.config:
             return self.whole
         return extended(config, self._lingering_after(config))
@@ -173,30 +174,32 @@ class Reconciler:
         """Return what is to be kept of the backends that linger."""
         return farewells(self.lingering, self._clock(), self._timestamp())
 
-    def forget_over(self) -> None:
-        """Let go of lingering backends whose time is over; that takes another generation.
+    def let_go(self) -> None:
+        """Decide that lingering backends whose time is over are no part of the next goal.
 
-        Nothing else does, so that a generation which was prepared a moment ago is the one to take.
+        That takes another generation. Nothing else decides it, so that a generation which was
+        prepared a moment ago is the one to take; until it runs, they are shown.
         """
         now_s = self._clock()
-        over = [one for one in self.lingering.values() if one.until_s <= now_s]
-        if not over:
-            return
+        stay = {key: one for key, one in self.lingering.items() if one.until_s > now_s}
+        if len(stay) < len(self.lingering):
+            self._goal = (extended(self.config, stay), stay)
+        else:
+            self._goal = (self.whole, self.lingering)
+
+    def _forget(self, stay: Held) -> None:
+        """Take note that all lingering backends but these are gone."""
         names = {
             BackendId(service.key, backend.key): (service.name, backend.name)
             for service, backend in self.whole.backends()
         }
-        self._adopt(self.config, {k: v for k, v in self.lingering.items() if v.until_s > now_s})
-        for one in over:
-            cause = f"removed from the file {now_s - one.since_s:.0f} s ago, its time is over"
-            self._record(
-                Event(
-                    EventKind.BACKEND_FORGOTTEN,
-                    self._timestamp(),
-                    *names[one.identity],
-                    cause=cause,
-                )
-            )
+        gone = [one for key, one in self.lingering.items() if key not in stay]
+        self._adopt(self.config, stay)
+        for one in gone:
+            for_s = self._clock() - one.since_s
+            cause = f"removed from the file {for_s:.0f} s ago, its time is over"
+            who = names[one.identity]
+            self._record(Event(EventKind.BACKEND_FORGOTTEN, self._timestamp(), *who, cause=cause))
 
     def on_flows(self, flows: Mapping[int, int], began_s: float) -> bool:
         """Take in how many records name each index; True if some lingering backend has no flow.
@@ -210,6 +213,7 @@ class Reconciler:
         }
         if gone:
             self.lingering = {**self.lingering, **gone}
+            self._goal = (self.whole, self.lingering)
         return bool(gone)
 
     def _flowless(self, identity: BackendId, flows: Mapping[int, int]) -> bool:
@@ -277,7 +281,8 @@ class Reconciler:
 
     def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
         """Return the steps from what is to what a configuration asks for, as things stand."""
-        return self._plan(self._stand(self.whole_of(config or self.config)))
+        whole = self._goal[0] if config is None else self.whole_of(config)
+        return self._plan(self._stand(whole))
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         started_s, builds = self._clock(), self.rings.builds
@@ -299,7 +304,7 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        standings = self.standings()
+        standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
         if plan.empty:
             self._arrive(self.observed, desired, standings)
@@ -327,6 +332,8 @@ class Reconciler:
         self._memories = standings.memories
         self._wake_s = standings.wake_s
         self._witness.look(standings.services, touched, self._see, self._timestamp())
+        if self._goal[1] is not self.lingering:
+            self._forget(self._goal[1])
 
     def _see(self, standing: ServiceStanding) -> dict[BackendKey, Seen]:
         service = standing.service

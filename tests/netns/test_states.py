@@ -170,8 +170,8 @@ def test_a_backend_that_leaves_the_file_is_drained_and_forgotten(lab: Lab) -> No
     assert lines.to("b1").ask() == "b1"
     assert old.ask() == "b1"
     gateway.take(without(config, "b1"))
-    old.ask()
     for line in lines.opened:
+        line.ask()  # a flow that ends before it has shown itself is known until it is silent
         line.close()
     gateway.wait_until(lambda: "b1" not in gateway.backends(), timeout_s=30)
     assert 'backend="b1"' not in gateway.metrics()

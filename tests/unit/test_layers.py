@@ -354,10 +354,10 @@ async def test_a_backend_that_leaves_drains_and_is_forgotten(gate: Gate) -> None
     gate.now_s += 20
     again = Gate(gate.folder, config(*BACKENDS[1:]), after=gate)
     assert list(again.statuses()) == ["web2", "web3", "web1"]
-    gate.reconciler.forget_over()
+    gate.reconciler.let_go()
     gate.now_s += 40
     gate.events.clear()
-    gate.reconciler.forget_over()
+    gate.reconciler.let_go()
     gate.reconciler.cycle()
     assert [change[:2] for change in gate.told()] == [(EventKind.BACKEND_FORGOTTEN, "web1")]
     assert gate.reconciler.observed.generation == first + 1
@@ -390,7 +390,7 @@ def test_who_has_no_flow_left_is_forgotten_early(tmp_path: Path) -> None:
     assert not gate.reconciler.on_flows({}, gate.now_s - 1)
     assert not gate.reconciler.on_flows({index: 1}, gate.now_s + 1)
     assert gate.reconciler.on_flows({}, gate.now_s + 1)
-    gate.reconciler.forget_over()
+    gate.reconciler.let_go()
     gate.reconciler.cycle()
     assert list(gate.statuses()) == ["web2", "web3"]
 
