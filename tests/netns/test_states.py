@@ -212,6 +212,26 @@ def test_overrides_outlive_reload_and_death_until_they_expire(lab: Lab) -> None:
     assert lines.to("b1").ask() == "b1"
 
 
+def test_overrides_outlive_detach_and_a_damaged_file_does_no_harm(lab: Lab) -> None:
+    """Detach takes away what is in the kernel; without its file the gateway starts, and says so."""
+    lines = Lines(lab, check="none")
+    gateway = lines.gateway
+    gateway.override("b1", admin="drain")
+    gateway.command("detach")
+    assert gateway.wait() == 0
+    gateway.start()
+    assert lines.state("b1") == "drain"
+    gateway.kill()
+    _STATE.write_text(_STATE.read_text()[:-20])
+    gateway.start()
+    assert lines.state("b1") == "up"
+    assert any("set them again" in notice for notice in gateway.status()["notices"])
+    assert _STATE.with_suffix(".bad").exists()
+    gateway.override("b1", admin="drain")
+    assert lines.reached() == {"b2", "b3"}
+    assert not gateway.status()["notices"]
+
+
 def test_what_cannot_be_is_refused_and_nothing_changes(lab: Lab) -> None:
     """Nobody of that name, no such weight: the message says what there is."""
     lines = Lines(lab, check="none")
