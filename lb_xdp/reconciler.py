@@ -138,7 +138,6 @@ class Reconciler:
         self._consider(self.whole)
         self._checks = checks(self.whole)
         self._members = members(self.whole)
-        self._judge.forget()
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
 
@@ -166,7 +165,6 @@ class Reconciler:
         """
         rested = resting(self.whole, self.overrides) - resting(self.whole, overrides)
         self.overrides = overrides
-        self._judge.forget()
         for target in rested:
             self._health[target] = initial(self._checks[target], self._clock(), None)
 
@@ -247,7 +245,6 @@ class Reconciler:
         self._health[target] = after
         if after.health is before.health:
             return False
-        self._judge.forget_pool(target.pool)
         if is_live(before.health):
             self.failovers += 1
         return True

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.model import Config, Service, ServiceKey
 from lb_xdp.core.override import Overrides
+from lb_xdp.core.snapshot import Health
 from lb_xdp.core.standing import HealthOf, Memory, ServiceStanding, stand_service
 
 _NOTHING = Memory()
@@ -51,27 +53,42 @@ class Standings:
         return min((end_s for end_s in ends_s if end_s is not None), default=None)
 
 
+class _Known(NamedTuple):
+    """An outcome, and all that it was made from but the time."""
+
+    service: Service
+    overrides: Overrides
+    healths: tuple[Health, ...]
+    memory: Memory
+    standing: ServiceStanding
+
+    def holds(
+        self,
+        service: Service,
+        overrides: Overrides,
+        healths: tuple[Health, ...],
+        memory: Memory,
+        now_s: float,
+    ) -> bool:
+        """Say whether the outcome is still the one. Made with its own memory it is the same."""
+        wake_s = self.standing.wake_s
+        return (
+            self.service is service
+            and self.overrides is overrides
+            and self.healths == healths
+            and (memory is self.memory or memory is self.standing.memory)
+            and (wake_s is None or now_s < wake_s)
+        )
+
+
 class Judge:
     """Says what every backend is to get, service by service, and remembers what it said.
 
-    Of thousands of services few change at a time; the others get the outcome that they had, the
-    very object. It is to be told of changes that it cannot see: those of health and overrides.
+    A service for which nothing has changed gets the outcome that it had, the very object.
     """
 
     def __init__(self) -> None:
-        self._known: dict[ServiceKey, tuple[Service, Memory, ServiceStanding]] = {}
-
-    def forget(self) -> None:
-        """Judge all services anew the next time."""
-        self._known.clear()
-
-    def forget_pool(self, pool: str) -> None:
-        """Judge those anew that have to do with a pool, or with a backend that left it."""
-        self._known = {
-            key: known
-            for key, known in self._known.items()
-            if known[0].pool.name != pool and all(b.left != pool for b in known[0].pool.backends)
-        }
+        self._known: dict[ServiceKey, _Known] = {}
 
     def stand(
         self,
@@ -82,25 +99,16 @@ class Judge:
         now_s: float,
     ) -> Standings:
         """Return what every backend is to get. ``config`` is an ``extended`` one."""
-        services = {}
+        known = {}
         for service in config.services:
+            healths = tuple(health_of(service, backend) for backend in service.pool.backends)
             memory = memories.get(service.key, _NOTHING)
-            known = self._known.get(service.key)
-            if known is None or not _holds(known, service, memory, now_s):
+            held = self._known.get(service.key)
+            if held is None or not held.holds(service, overrides, healths, memory, now_s):
                 standing = stand_service(service, overrides, health_of, memory, now_s)
-                known = self._known[service.key] = (service, memory, standing)
-            services[service.key] = known[2]
+                held = _Known(service, overrides, healths, memory, standing)
+            known[service.key] = held
+        self._known = known
+        services = {key: held.standing for key, held in known.items()}
         effective = tuple(standing.service for standing in services.values())
         return Standings(replace(config, services=effective), services)
-
-
-def _holds(
-    known: tuple[Service, Memory, ServiceStanding], service: Service, memory: Memory, now_s: float
-) -> bool:
-    """Say whether an outcome is still the one. Made again with its own memory it is the same."""
-    of, made_with, standing = known
-    return (
-        of is service
-        and (memory is made_with or memory is standing.memory)
-        and (standing.wake_s is None or now_s < standing.wake_s)
-    )

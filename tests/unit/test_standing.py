@@ -80,6 +80,9 @@ def weight(number: int, value: int) -> Override:
     return Override(Subject("web", f"web{number}", Kind.WEIGHT), str(value), "ann", "", 0)
 
 
+NOTHING_ASKED = Overrides()
+
+
 class Trial:
     """One service over time. Healths are by the backend's number, up where none is given."""
 
@@ -527,18 +530,22 @@ def test_services_stand_for_themselves() -> None:
 
 
 def test_what_was_said_is_remembered() -> None:
-    """The very objects, until time, memory, service or a word says that something has changed."""
-    of = pool(backend(1), backend(2), slow_start_s=10.0)
-    both = config(of)
+    """The very objects, until time, memory, service, health or an override is another."""
+    both = config(pool(backend(1), backend(2), slow_start_s=10.0))
     health = {1: UP, 2: UP}
     judge = Judge()
+    (web,) = (service.key for service in both.services)
 
-    def ask(memories: Mapping[ServiceKey, Memory], now_s: float, of: Config = both) -> Standings:
+    def ask(
+        memories: Mapping[ServiceKey, Memory],
+        now_s: float,
+        of: Config = both,
+        overrides: Overrides = NOTHING_ASKED,
+    ) -> Standings:
         return judge.stand(
-            of, Overrides(), lambda _, b: health[int(b.address) & 0xFF], memories, now_s
+            of, overrides, lambda _, b: health[int(b.address) & 0xFF], memories, now_s
         )
 
-    (web,) = (service.key for service in both.services)
     ramping = ask({}, 5.0)
     again = ask(ramping.memories, 5.5)
     assert again.services[web] is ramping.services[web]
@@ -546,12 +553,10 @@ def test_what_was_said_is_remembered() -> None:
     settled = ask(ramping.memories, 50.0)
     assert ask(settled.memories, 60.0).services[web] is settled.services[web]
     health[1] = DOWN
-    judge.forget_pool("other")
-    assert ask(settled.memories, 60.0).services[web] is settled.services[web]
-    judge.forget_pool("web")
     gone = ask(settled.memories, 60.0)
     assert gone.live == {BackendId(web, key(2))}
-    judge.forget()
-    assert ask(gone.memories, 60.0).services[web] is not gone.services[web]
+    cut = ask(gone.memories, 60.0, overrides=Overrides().having(admin(2, Admin.DOWN)))
+    assert cut.live == frozenset()
+    assert ask(gone.memories, 60.0).live == {BackendId(web, key(2))}
     longer = config(pool(backend(1), backend(2), backend(2)))
     assert len(ask(gone.memories, 60.0, longer).config.services[0].pool.backends) == 3
