@@ -121,6 +121,7 @@ def _backend(lab: Lab, wires: Host, name: str, address: str) -> Nginx:
     backend.address("lo", f"{DSR_VIP}/32", f"{IPIP_VIP}/32")
     backend.run(
         *(str(Path(sys.executable).with_name("lb-xdp")), "decap", "attach", interface),
+        *("--hook", "tc"),  # beside the lab's XDP_PASS
         *("--trust", "172.16.0.0/16", "--vip", IPIP_VIP),
     )
     lab.on_close.callback(shutil.rmtree, _PINS / interface, ignore_errors=True)
