@@ -13,7 +13,7 @@ from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, Dra
 from lb_xdp.config.modes import find_misfits
 from lb_xdp.config.tree import Finding, Loc, Tree
 from lb_xdp.config.wording import did_you_mean, quote
-from lb_xdp.core.model import BackendKey, CheckKind, Mode, Protocol, ServiceKey
+from lb_xdp.core.model import BackendKey, CheckKind, Mode, Protocol, ServiceKey, Via
 from lb_xdp.errors import ConfigProblem
 
 MAX_SERVICES = 1024
@@ -195,6 +195,7 @@ def _health(draft: Draft) -> Iterator[Finding]:
         if pool.health is not None:
             yield from _timeout(pool.health)
             yield from _idle_keys(pool.health)
+            yield from _elsewhere(pool.health)
     for service in draft.services:
         yield from _unprobed_udp(service)
 
@@ -218,6 +219,15 @@ def _idle_keys(health: DraftHealth) -> Iterator[Finding]:
         elif health.kind is CheckKind.TCP and key in _HTTP_KEYS:
             message = "has no effect with `type: tcp`; leave it out, or use `type: http`"
             yield Finding((*health.at, key), message, on_key=True)
+
+
+def _elsewhere(health: DraftHealth) -> Iterator[Finding]:
+    if health.via is Via.DATAPATH and "host" in health.given:
+        message = (
+            "does not go with `via: datapath`, which asks the VIP; leave it out, or use "
+            "`via: direct`"
+        )
+        yield Finding((*health.at, "host"), message, on_key=True)
 
 
 def _unprobed_udp(service: DraftService) -> Iterator[Finding]:

@@ -118,4 +118,5 @@ def _health(health: schema.Health) -> HealthCheck:
         path=health.path,
         http_host=health.host_header,
         expected_status=health.expected_status,
+        via=health.via,
     )

@@ -25,6 +25,7 @@ from lb_xdp.core.model import (
     Mode,
     Protocol,
     TunnelSources,
+    Via,
 )
 
 
@@ -50,6 +51,7 @@ class DraftHealth:
     kind: CheckKind | None
     interval_s: float | None
     timeout_s: float | None
+    via: Via | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,4 +223,5 @@ def _health(at: Loc, item: object) -> DraftHealth | None:
         kind=_value(item, "type", rules.CHECK, CheckKind.TCP),
         interval_s=_value(item, "interval", rules.INTERVAL, 2.0),
         timeout_s=_value(item, "timeout", rules.TIMEOUT),
+        via=_value(item, "via", rules.VIA, Via.DIRECT),
     )

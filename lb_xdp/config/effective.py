@@ -137,6 +137,7 @@ def _health(health: HealthCheck) -> dict[str, Any] | str:
         "timeout": format_duration(health.timeout_s),
         "threshold": {"rise": health.rise, "fall": health.fall},
         "jitter": health.jitter,
+        "via": str(health.via),
         **{key: value for key, value in optional.items() if value is not None},
     }
 

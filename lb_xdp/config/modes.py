@@ -18,6 +18,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Mode,
     Protocol,
+    Via,
 )
 
 _KEEPS_PORTS = {
@@ -45,6 +46,7 @@ def find_misfits(draft: Draft, tree: Tree) -> Iterator[Finding]:
         yield from _family(service, tree)
         yield from _fullnat(service, draft)
         yield from _any_port_health(service, tree)
+        yield from _way_of_probes(service, tree)
         yield from _unrecorded(service)
     yield from _ambiguous(draft, tree)
 
@@ -131,6 +133,19 @@ def _any_port_health(service: DraftService, tree: Tree) -> Iterator[Finding]:
         "of their own; or use `health: none`"
     )
     yield Finding(health.at if health else pool.at, message)
+
+
+def _way_of_probes(service: DraftService, tree: Tree) -> Iterator[Finding]:
+    """Find probes through the datapath in a mode that leads to the backend's own address."""
+    health = service.pool.health if service.pool else None
+    if health and health.via is Via.DATAPATH and service.mode and service.mode.translates:
+        message = (
+            f"`datapath` does not go with `mode: {service.mode}` of the service on line "
+            f"{tree.line(service.at)}: there clients' packets arrive at the server's own address, "
+            "which `via: direct` asks already; leave this out, or give that service a pool of its "
+            "own"
+        )
+        yield Finding((*health.at, "via"), message)
 
 
 def _unrecorded(service: DraftService) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from lb_xdp.core.model import (
     Mode,
     NoBackend,
     Protocol,
+    Via,
     XdpMode,
 )
 
@@ -83,6 +84,7 @@ AFFINITY = choice(tuple(Affinity), make=Affinity)
 FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
+VIA = choice(tuple(Via), make=Via)
 
 
 def _none_for(key: str, example: str) -> Shorthand:

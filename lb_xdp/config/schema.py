@@ -30,6 +30,7 @@ from lb_xdp.core.model import (
     NoBackend,
     Protocol,
     StatusRange,
+    Via,
     XdpMode,
 )
 
@@ -182,6 +183,11 @@ class Health(Section):
     )
     expected_status: Annotated[tuple[Annotated[StatusRange, STATUS], ...], rules.ONE_STATUS] = _key(
         "`http` only: what counts as a success", ["200-399"], min_length=1
+    )
+    via: Annotated[Via, rules.VIA] = _key(
+        "`datapath`: ask the VIP, the way that clients' packets go with `dsr`, `ipip` and `gue`, "
+        "which finds a server that has no VIP on lo or does not undo tunnels",
+        "direct",
     )
 
 

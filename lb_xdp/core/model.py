@@ -118,6 +118,13 @@ class CheckKind(StrEnum):
     HTTP = "http"
 
 
+class Via(StrEnum):
+    """Which way probes go: to the backend's own address, or as a client's packets go."""
+
+    DIRECT = "direct"
+    DATAPATH = "datapath"
+
+
 class Listen(NamedTuple):
     """An address to listen on."""
 
@@ -185,6 +192,7 @@ class HealthCheck:
 
     ``jitter`` is the share of ``interval_s`` by which single intervals vary, 0 to 1: it keeps
     probes from marching in step. ``host`` and ``port`` probe elsewhere than the backend's own.
+    With ``via`` datapath a probe is addressed to the VIP, and reaches the one backend.
     """
 
     kind: CheckKind
@@ -198,6 +206,7 @@ class HealthCheck:
     path: str = "/"
     http_host: str | None = None
     expected_status: tuple[StatusRange, ...] = (StatusRange(200, 399),)
+    via: Via = Via.DIRECT
 
 
 @dataclass(frozen=True, slots=True)

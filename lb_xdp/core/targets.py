@@ -1,5 +1,8 @@
 """What is probed: each backend of a pool once, for all services that share the pool.
 
+A probe through the datapath is addressed to a VIP, though: two services of a pool are two ways, and
+a backend may have the one VIP and not the other. So each such service has a health of its own.
+
 It refuses to know what a probe finds (``health``) and when one is due (``lb_xdp.probes``).
 """
 
@@ -18,16 +21,19 @@ from lb_xdp.core.model import (
     Config,
     HealthCheck,
     Service,
+    ServiceKey,
+    Via,
 )
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.snapshot import Admin
 
 
 class TargetId(NamedTuple):
-    """What is probed: a backend of a pool, once for all services that share the pool."""
+    """What is probed. ``service`` is set where the probe goes through the datapath."""
 
     pool: str
     backend: BackendKey
+    service: ServiceKey | None = None
 
 
 _UNPROBED = HealthCheck(CheckKind.NONE)
@@ -35,7 +41,9 @@ _UNPROBED = HealthCheck(CheckKind.NONE)
 
 def target_of(service: Service, backend: Backend) -> TargetId:
     """Return what is probed for a backend of a service; one that has left is what it was."""
-    return TargetId(backend.left or service.pool.name, backend.key)
+    through = service.pool.health.via is Via.DATAPATH
+    pool = backend.left or service.pool.name
+    return TargetId(pool, backend.key, service.key if through else None)
 
 
 def checks(config: Config) -> dict[TargetId, HealthCheck]:
@@ -74,15 +82,20 @@ def resting(config: Config, overrides: Overrides) -> frozenset[TargetId]:
 
 
 def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
-    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own."""
+    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own.
+
+    Through the datapath, the VIP is asked.
+    """
     quiet = resting(config, overrides)
     return {
-        target: Target(
-            check, check.host or target.backend.address, check.port or target.backend.port
-        )
+        target: Target(check, check.host or _asked(target), check.port or target.backend.port)
         for target, check in checks(config).items()
         if check.kind is not CheckKind.NONE and target not in quiet
     }
+
+
+def _asked(target: TargetId) -> Address:
+    return target.backend.address if target.service is None else target.service.vip
 
 
 def addresses(config: Config) -> frozenset[Address]:

@@ -17,6 +17,7 @@ from yarl import URL
 from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Address, HealthCheck, StatusRange, format_endpoint
 from lb_xdp.probes.attempt import Clock, ProbeFailedError, attempt, describe
+from lb_xdp.probes.dial import socket_factory
 
 BODY_LIMIT_BYTES: Final = 64 * 1024
 """How much of the answer's body is read: enough for every honest check page to end well."""
@@ -27,7 +28,7 @@ _WORDS_LIMIT: Final = 60
 def make_session() -> aiohttp.ClientSession:
     """Return the session that all probes of a prober share; the caller closes it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, socket_factory=socket_factory),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(),
         auto_decompress=False,

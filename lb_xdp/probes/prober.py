@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from random import Random
 from types import TracebackType
@@ -21,6 +22,7 @@ from typing import Generic, Self, TypeVar
 
 from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import Address, CheckKind, HealthCheck, format_endpoint
+from lb_xdp.probes import dial
 from lb_xdp.probes.attempt import Clock
 from lb_xdp.probes.http import make_session, probe_http
 from lb_xdp.probes.tcp import probe_tcp
@@ -36,16 +38,19 @@ class Prober(Generic[TargetId]):
 
     ``on_result`` is called in the event loop with every result; an exception from it is a mistake
     of the caller's, stops all probes and comes out of the ``async with`` block.
+    ``dial_of`` says which way the probes of a target go.
     """
 
     def __init__(
         self,
         on_result: Callable[[TargetId, ProbeResult], None],
         *,
+        dial_of: Callable[[TargetId], dial.Dial] = lambda _target: dial.Direct(),
         random: Random | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._on_result = on_result
+        self._dial_of = dial_of
         self._random = random or Random()  # noqa: S311 - jitter, nothing to guess
         self._clock = clock
         self._group = asyncio.TaskGroup()
@@ -110,9 +115,13 @@ class Prober(Generic[TargetId]):
     async def _repeat(self, target_id: TargetId, target: Target) -> None:
         check = target.check
         probe = self._probes[check.kind]
+        dial.use(self._dial_of(target_id))
         start_s = self._clock()
         while True:
-            self._on_result(target_id, await probe(check, target.address, target.port, self._clock))
+            result = await probe(check, target.address, target.port, self._clock)
+            if not result.ok:
+                result = replace(result, detail=dial.explain(target.port, result.detail))
+            self._on_result(target_id, result)
             # A probe that outlasted the interval delays the next start, it does not add one.
             start_s = max(start_s + self._draw_interval_s(check), self._clock())
             await asyncio.sleep(start_s - self._clock())

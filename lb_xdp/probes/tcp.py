@@ -16,8 +16,9 @@ import struct
 from typing import Final
 
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import IPV6, Address, HealthCheck
+from lb_xdp.core.model import Address, HealthCheck
 from lb_xdp.probes.attempt import Clock, attempt
+from lb_xdp.probes.dial import open_socket
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -34,8 +35,7 @@ async def probe_tcp(check: HealthCheck, address: Address, port: int, clock: Cloc
 
 
 def _make_socket(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    connection = open_socket(address, socket.SOCK_STREAM)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     # Without it Linux sends the handshake's last ACK before we get to close: tcp(7).
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)

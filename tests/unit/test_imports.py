@@ -23,6 +23,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "datapath": CORE,
     "netlink": CORE,
     "probes": CORE,
+    "via": CORE,
     "metrics": CORE,
     "api": CORE,
     "api.server": CORE | {"reconciler"},
@@ -37,7 +38,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
     | {"layers", "store", "witness"}
-    | {"datapath", "netlink", "probes", "metrics", "api"},
+    | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
     "cli.decap": CORE | {"datapath"},
