@@ -17,11 +17,12 @@ from pathlib import Path
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
 from lb_xdp.collector import Collector
-from lb_xdp.config import load_config
+from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
 from lb_xdp.core.change import needs_restart
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Config, Via
+from lb_xdp.core.names import total_backends
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.probe_way import probe_ways
@@ -41,6 +42,7 @@ from lb_xdp.instance import STATE_DIRECTORY, locked, notify, raise_limits, requi
 from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
+from lb_xdp.naming import Naming
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.probes.dial import Dial, Direct
@@ -57,6 +59,7 @@ _log = logging.getLogger(__name__)
 _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
+_NAMES_RETRY_S = 5.0  # how soon addresses that were refused are tried again
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
@@ -102,6 +105,7 @@ class Daemon:
     def __init__(
         self, config: Config, path: Path, *, replace: bool, record: Record = log_event
     ) -> None:
+        self._written = config  # as the file says; in ``_config`` names have become addresses
         self._config = config
         self._path = path
         self._replace = replace
@@ -110,6 +114,7 @@ class Daemon:
         self._decided = asyncio.Event()
         self._turns = Turns()
         self._courier = Courier()
+        self._naming = Naming(STATE_DIRECTORY / config.gateway.name, record, self._on_names)
         self._exposition = Exposition(self.snapshot)
 
     # The life of the daemon.
@@ -126,6 +131,10 @@ class Daemon:
             self._follower = await stack.enter_async_context(
                 Follower(self._config.gateway.interfaces, self._turns.changed.set)
             )
+            await stack.enter_async_context(self._naming)
+            await self._naming.ask(self._written)
+            self._config = self._naming.resolved(self._written)
+            self._probing = (self._config,)
             await self._follower.set_targets(addresses(self._config))
             self._require_ways(self._config)
             self._open_datapath(stack)
@@ -283,6 +292,7 @@ class Daemon:
 
     def snapshot(self) -> Snapshot:
         """Return the gateway as it is now."""
+        self._reporter.name_notices = self._naming.notices(self._written)
         return self._reporter.snapshot()
 
     async def reload(self) -> str:
@@ -373,8 +383,10 @@ class Daemon:
         """Load the file again and go there, or refuse and change nothing. Raises LbError."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = await asyncio.to_thread(load_config, self._path)
-            summary = await self._go_to(config)
+            written = await asyncio.to_thread(load_config, self._path)
+            await self._turns.meanwhile(self._naming.ask(written, self._written), self._cycle)
+            summary = await self._go_to(self._naming.resolved(written))
+            self._written = written
         except LbError as error:
             problems = error.problems if isinstance(error, InvalidConfigError) else (error,)
             messages = tuple(map(str, problems))
@@ -385,15 +397,39 @@ class Daemon:
             self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages))
             raise
         finally:
+            self._naming.ask_only(self._written)
             notify("READY=1")
         self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", self._path, summary)
         self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
         return summary
 
+    # Names.
+
+    def _on_names(self) -> None:
+        self._turns.ask(self._take_answers)
+
+    async def _take_answers(self) -> None:
+        """Go where names lead by now. What is refused is told, and tried again."""
+        config = self._naming.resolved(self._written)
+        if config == self._config:
+            return
+        try:
+            summary = await self._go_to(config)
+        except LbError as error:
+            self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
+            _log.error("%s", self._naming.trouble)
+            loop = asyncio.get_running_loop()
+            loop.call_later(_NAMES_RETRY_S, self._turns.ask, self._take_answers)
+        else:
+            self._naming.trouble = ""
+            _log.info("addresses of backends by name changed: %s", summary)
+
     async def _go_to(self, config: Config) -> str:
         """Try everything that can be refused, then change; whatever fails, go back."""
         before = self._config
+        if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:
+            raise HostError(f"{total:,} backends, at most {MAX_SERVICE_BACKENDS:,} are allowed")
         obstacle = needs_restart(before.gateway, config.gateway)
         if obstacle:
             raise HostError(obstacle)

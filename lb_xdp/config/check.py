@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
+from lb_xdp.config.addresses import default_name
 from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, DraftService
 from lb_xdp.config.modes import find_misfits
 from lb_xdp.config.tree import Finding, Loc, Tree
@@ -134,10 +135,12 @@ def _backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
 
 
 def _same_key(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
-    def keys() -> Iterator[tuple[Loc, BackendKey]]:
+    def keys() -> Iterator[tuple[Loc, object]]:
         for backend in pool.backends:
             if backend.address and backend.port is not None:
                 yield (*backend.at, "host"), BackendKey(backend.address, backend.port)
+            elif backend.host and backend.port is not None:
+                yield (*backend.at, "host"), default_name(backend.host, backend.port)
 
     def message(key: object, line: int) -> str:
         return f"{key} is in this pool on line {line} already; raise its weight instead"
@@ -268,7 +271,8 @@ def _within_tunnel_sources(draft: Draft) -> Iterator[Finding]:
     tunnels = (s for s in draft.services if s.mode is not None and s.mode.tunnel and s.pool)
     backends = {b.at: b for s in tunnels if s.pool for b in s.pool.backends}
     for backend in backends.values():
-        network = next((n for n in draft.tunnels if backend.address in n), None)
+        address = backend.address  # None where it is a name
+        network = next((n for n in draft.tunnels if address and address in n), None)
         if network is not None:
             message = (
                 f"{backend.address} lies in {network}, which outer source addresses are taken "

@@ -7,18 +7,22 @@ passed every check.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 from lb_xdp.config import schema
+from lb_xdp.config.addresses import default_name
 from lb_xdp.core.model import (
     ANY_PORT,
+    Address,
     Backend,
-    BackendKey,
     BackendName,
     Config,
     FlowTable,
     Gateway,
     HealthCheck,
+    Named,
     Pool,
+    Resolving,
     Service,
     ServiceName,
     Session,
@@ -28,6 +32,7 @@ from lb_xdp.core.model import (
 # The name of the pool that a service holds inline starts so; no name in a file can.
 INLINE_POOL = "service:"
 
+_NOWHERE = IPv4Address(0)
 _LONGEST_DEFAULT_TIMEOUT_S = 1.0
 
 
@@ -54,6 +59,12 @@ def _gateway(gateway: schema.Gateway) -> Gateway:
         tunnel_sources=TunnelSources(gateway.tunnel_sources.ipv4, gateway.tunnel_sources.ipv6),
         gue_port=gateway.gue_port,
         flow_table=_flow_table(gateway.flow_table),
+        dns=Resolving(
+            gateway.dns.resolver,
+            gateway.dns.interval,
+            gateway.dns.max_change,
+            gateway.dns.confirm,
+        ),
     )
 
 
@@ -91,14 +102,21 @@ def _session(session: schema.Session) -> Session:
 
 
 def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
-    return Pool(name, tuple(_backend(backend) for backend in backends), _health(health))
+    known, named = list[Backend](), list[Named]()
+    for backend in backends:
+        if isinstance(backend.host, str):
+            template = _backend(backend, _NOWHERE)
+            named.append(Named(backend.host, template, len(known)))
+        else:
+            known.append(_backend(backend, backend.host))
+    return Pool(name, tuple(known), _health(health), named=tuple(named))
 
 
-def _backend(backend: schema.Backend) -> Backend:
+def _backend(backend: schema.Backend, address: Address) -> Backend:
     port = ANY_PORT if backend.port is None else backend.port
     return Backend(
-        name=BackendName(backend.name or str(BackendKey(backend.host, port))),
-        address=backend.host,
+        name=BackendName(backend.name or default_name(backend.host, port)),
+        address=address,
         port=port,
         weight=backend.weight,
         max_connections=backend.max_connections,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lb_xdp.config import rules
-from lb_xdp.config.addresses import Network
+from lb_xdp.config.addresses import Network, default_name
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import RefusedError, Rule
 from lb_xdp.core.model import (
@@ -20,7 +20,6 @@ from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
-    BackendKey,
     CheckKind,
     Mode,
     Protocol,
@@ -31,11 +30,15 @@ from lb_xdp.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class DraftBackend:
-    """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none."""
+    """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none.
+
+    ``host`` is a host name; where it is an address, that is in ``address``.
+    """
 
     at: Loc
     named: bool
     name: str | None
+    host: str | None
     address: Address | None
     port: int | None
     weight: int | None
@@ -200,14 +203,15 @@ def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
 
 
 def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
-    address = _value(item, "host", rules.HOST)
+    host = _value(item, "host", rules.BACKEND_HOST)
     port = _value(item, "port", rules.PORT, ANY_PORT)
-    default = str(BackendKey(address, port)) if address and port is not None else None
+    default = default_name(host, port) if host and port is not None else None
     return DraftBackend(
         at=at,
         named="name" in item,
         name=_value(item, "name", rules.BACKEND_NAME, default),
-        address=address,
+        host=host if isinstance(host, str) else None,
+        address=None if isinstance(host, str) else host,
         port=port,
         weight=_value(item, "weight", rules.WEIGHT, 100),
         limited="max_connections" in item,

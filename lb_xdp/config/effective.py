@@ -22,6 +22,7 @@ from lb_xdp.core.model import (
     HealthCheck,
     Listen,
     Pool,
+    Resolving,
     Service,
     StatusRange,
 )
@@ -65,6 +66,16 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         },
         "gue_port": gateway.gue_port,
         "flow_table": _flow_table(gateway.flow_table),
+        "dns": _dns(gateway.dns),
+    }
+
+
+def _dns(how: Resolving) -> dict[str, Any]:
+    return {
+        **({} if how.server is None else {"resolver": str(how.server)}),
+        "interval": format_duration(how.interval_s),
+        "max_change": how.max_change,
+        "confirm": how.confirm,
     }
 
 
@@ -106,16 +117,24 @@ def _service(service: Service) -> dict[str, Any]:
 
 def _pool(pool: Pool) -> dict[str, Any]:
     return {
-        "backends": [_backend(backend) for backend in pool.backends],
+        "backends": _backends(pool),
         "health": _health(pool.health),
     }
 
 
-def _backend(backend: Backend) -> dict[str, Any]:
+def _backends(pool: Pool) -> list[dict[str, Any]]:
+    """Return the backends in the file's order. Those of a name are one: it stands for them."""
+    written = [_backend(backend, str(backend.address)) for backend in pool.backends]
+    for number, named in enumerate(pool.named):
+        written.insert(named.position + number, _backend(named.template, named.host))
+    return written
+
+
+def _backend(backend: Backend, host: str) -> dict[str, Any]:
     limit = backend.max_connections
     return {
         "name": str(backend.name),
-        "host": str(backend.address),
+        "host": host,
         **({} if backend.port == ANY_PORT else {"port": backend.port}),
         "weight": backend.weight,
         **({} if limit is None else {"max_connections": limit}),

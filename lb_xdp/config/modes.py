@@ -47,6 +47,7 @@ def find_misfits(draft: Draft, tree: Tree) -> Iterator[Finding]:
         yield from _fullnat(service, draft)
         yield from _any_port_health(service, tree)
         yield from _way_of_probes(service, tree)
+        yield from _names_of_any_port(service, tree)
         yield from _unrecorded(service)
     yield from _ambiguous(draft, tree)
 
@@ -146,6 +147,20 @@ def _way_of_probes(service: DraftService, tree: Tree) -> Iterator[Finding]:
             "own"
         )
         yield Finding((*health.at, "via"), message)
+
+
+def _names_of_any_port(service: DraftService, tree: Tree) -> Iterator[Finding]:
+    """Find names where nobody could say beforehand whose a reply is."""
+    if service.port != ANY_PORT or service.mode is not Mode.NAT:
+        return
+    for backend in _pool_backends(service):
+        if backend.host:
+            message = (
+                f"a host name does not go with `mode: nat` and `port: any` of the service on line "
+                f"{tree.line(service.at)}: replies are known by the server's address alone, and "
+                "another service could come to have the same; give the address"
+            )
+            yield Finding((*backend.at, "host"), message)
 
 
 def _unrecorded(service: DraftService) -> Iterator[Finding]:

@@ -92,8 +92,10 @@ backend counts once for each
   backends of `port: any` have no port of their own; probes need one (`health: {{port: 80}}`).
 - A service records all of its flows with `mode: fullnat`, `round_robin`, `least_connections`,
   `random`, session affinity or `max_connections`. Others record those of slots that just changed.
-- Not available in this version, and refused with a message that says so: host names of backends;
-  priorities.
+- A backend's `host` may be a name. Its addresses are asked of DNS when the TTL of the answer ends,
+  at most every second and at least every `gateway.dns.interval`. They are of the VIP's IP version;
+  in a tunnel of the other one where the name has none of that.
+- Not available in this version, and refused with a message that says so: priorities.
 """
 
 _TITLES = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, prefix
+from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, address_or_name, prefix
 from lb_xdp.config.values import (
     STATUS,
     RefusedError,
@@ -42,7 +42,8 @@ NAME = text(
 BACKEND_NAME = text(
     "name",
     "a name of at most 63 letters, digits and `_.:-`, the first a letter or digit",
-    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}|\[[0-9a-f:]{2,45}\]:[0-9]{1,5}",
+    # The default of a long host name has the length that it has.
+    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}|\[[0-9a-f:]{2,45}\]:[0-9]{1,5}|[a-z0-9_.-]{58,253}(:[0-9]{1,5})?",
 )
 INTERFACE = text(
     "interface",
@@ -68,9 +69,15 @@ INTERVAL = duration(0.01, 3600)
 TIMEOUT = duration(0.001, 3600)
 SESSION_TIME = duration(1, 7 * 86400)
 FLOW_TIME = duration(1, 7 * 86400)
+DNS_TIME = duration(1, 86400)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
+BACKEND_HOST = address_or_name(
+    "an address such as 10.0.0.11 or 2001:db8::11, or a host name such as web.internal.example",
+    HOSTS,
+)
+DNS_SERVER = address("an address such as 10.0.0.53 or 2001:db8::53", ANYWHERE)
 PROBE_HOST = address("an address such as 10.0.0.11 or 2001:db8::11", ANYWHERE)
 SNAT_ADDRESS = address("an address such as 10.0.0.5 or 2001:db8::5", ROUTED)
 TUNNEL_IPV4 = prefix(IPV4, 8, "172.16.0.0/16")

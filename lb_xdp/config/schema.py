@@ -105,6 +105,23 @@ class FlowTable(Section):
     )
 
 
+class Dns(Section):
+    """How the names of backends' hosts are asked for, again and again."""
+
+    resolver: Annotated[
+        Address | None, rules.DNS_SERVER, Otherwise("those of /etc/resolv.conf")
+    ] = _key("the server that is asked", None)
+    interval: Annotated[float, rules.DNS_TIME] = _key(
+        "the longest time until a name is asked for again; the answer's TTL may shorten it", "30s"
+    )
+    max_change: Annotated[float, SHARE] = _key(
+        "an answer that takes away more of a name's addresses is held back", "50%"
+    )
+    confirm: Annotated[int, rules.COUNT] = _key(
+        "until it has come this many times in a row; an empty one never counts", 3
+    )
+
+
 class Gateway(Section):
     """The instance: its name, its interfaces, where it answers, and what its packets carry."""
 
@@ -125,6 +142,7 @@ class Gateway(Section):
     tunnel_sources: TunnelSources = _key("outer source addresses of `ipip` and `gue`", {})
     gue_port: Annotated[int, rules.PORT] = _key("UDP port that backends take `gue` at", 6080)
     flow_table: FlowTable = _key("size and times of the table of flows", {})
+    dns: Dns = _key("how the names of backends' hosts are asked for", {})
 
 
 class Backend(Section):
@@ -133,7 +151,10 @@ class Backend(Section):
     name: Annotated[str | None, rules.BACKEND_NAME, Otherwise("`host:port`")] = _key(
         "unique in its pool; an IPv6 host stands in brackets by default", None
     )
-    host: Annotated[Address, rules.HOST] = _key("the server's address")
+    host: Annotated[Address | str, rules.BACKEND_HOST] = _key(
+        "the server's address; or a name, asked of DNS again and again: each of its addresses is a "
+        "backend, called `name@address` where there are several"
+    )
     port: Annotated[int | None, rules.PORT, Otherwise("required, but for `port: any`")] = _key(
         "the server's port; the service's own unless `mode` is `nat` or `fullnat`, and not given "
         "where that is `any`",

@@ -236,6 +236,19 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A backend whose address DNS knows: one backend for each address of ``host``.
+
+    ``template`` is what they have in common; its address is the unspecified one and means nothing.
+    ``position`` is how many of the pool's other backends stand before it in the file.
+    """
+
+    host: str
+    template: Backend
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named set of backends that share one health check, and how they come and go.
 
@@ -243,6 +256,7 @@ class Pool:
     ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
     after that is over. ``fallback`` is there if ``panic`` says so, and never probed.
+    ``named`` are in ``backends`` as well once ``core.names`` has resolved them.
     """
 
     name: str
@@ -254,6 +268,7 @@ class Pool:
     failback_delay_s: float = 0.0
     panic: Panic = Panic.NONE
     fallback: Backend | None = None
+    named: tuple[Named, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +360,21 @@ GUE_PORT: Final = 6080
 
 
 @dataclass(frozen=True, slots=True)
+class Resolving:
+    """How hosts' names are asked for. ``server`` None: those of /etc/resolv.conf.
+
+    ``interval_s`` is the longest time from one question to the next; the answer's TTL may shorten
+    it. An answer that takes away more than the share ``max_change`` of the addresses must come
+    ``confirm`` times in a row.
+    """
+
+    server: Address | None = None
+    interval_s: float = 30.0
+    max_change: float = 0.5
+    confirm: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """One instance: its name, its interfaces, where it answers, and what its packets carry.
 
@@ -360,6 +390,7 @@ class Gateway:
     tunnel_sources: TunnelSources = TunnelSources()
     gue_port: int = GUE_PORT
     flow_table: FlowTable = FlowTable()
+    dns: Resolving = Resolving()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
+    "resolver": CORE,
+    "address_book": CORE,
+    "naming": CORE | {"resolver", "address_book"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "store", "witness"}
+    | {"layers", "naming", "store", "witness"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
