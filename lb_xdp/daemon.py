@@ -198,7 +198,7 @@ class Daemon:
             await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
             stack.push_async_callback(self._courier.close)
             self._prober = await stack.enter_async_context(
-                Prober(self._on_probe, dial_of=self._dial_of)
+                Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
             )
             await self._first_cycle()
             collecting = asyncio.create_task(self._collector.work())
@@ -240,7 +240,8 @@ class Daemon:
     async def _settle(self, config: Config) -> None:
         """Wait, within bounds, until neighbours have answered and first probes have ended."""
         await self._follower.settle(_SETTLE_S)
-        longest_s = max(service.pool.health.timeout_s for service in config.services)
+        timeout_s = max(service.pool.health.timeout_s for service in config.services)
+        longest_s = self._prober.begins_within_s + timeout_s
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
                 while self._reconciler.undecided(config):

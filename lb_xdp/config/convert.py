@@ -11,11 +11,13 @@ from ipaddress import IPv4Address
 
 from lb_xdp.config import schema
 from lb_xdp.config.addresses import default_name
+from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
     Backend,
     BackendName,
+    CheckKind,
     Config,
     FlowTable,
     Gateway,
@@ -124,6 +126,7 @@ def _backend(backend: schema.Backend, address: Address) -> Backend:
 
 
 def _health(health: schema.Health) -> HealthCheck:
+    tls = health.type is CheckKind.HTTPS or (health.type is CheckKind.GRPC and health.tls)
     return HealthCheck(
         kind=health.type,
         interval_s=health.interval,
@@ -133,8 +136,42 @@ def _health(health: schema.Health) -> HealthCheck:
         jitter=health.jitter,
         host=health.host,
         port=health.port,
-        path=health.path,
-        http_host=health.host_header,
-        expected_status=health.expected_status,
+        fast_interval_s=health.fast_interval,
+        down_interval_s=health.down_interval,
+        initial=health.initial,
+        payload=Payload(health.send, health.expect),
+        http=_http(health),
+        tls=_tls(health) if tls else None,
+        grpc_service=health.grpc_service,
+        dns=_dns(health),
+        command=health.command,
         via=health.via,
     )
+
+
+def _http(health: schema.Health) -> HttpCheck:
+    return HttpCheck(
+        method=health.method,
+        path=health.path,
+        host_header=health.host_header,
+        headers=health.headers,
+        expected_status=health.expected_status,
+        expected_body=health.expected_body,
+        reuse=health.reuse,
+    )
+
+
+def _tls(health: schema.Health) -> Tls:
+    return Tls(
+        server_name=health.server_name,
+        ca_file=health.ca_file,
+        insecure=health.insecure,
+        certificate=health.certificate,
+        private_key=health.private_key,
+    )
+
+
+def _dns(health: schema.Health) -> DnsCheck:
+    if health.query_name is None:
+        return DnsCheck()
+    return DnsCheck(health.query_name, health.query_type, health.expected_answer)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lb_xdp.config import rules
+from lb_xdp.config import asking, rules
 from lb_xdp.config.addresses import Network, default_name
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import RefusedError, Rule
@@ -47,14 +47,19 @@ class DraftBackend:
 
 @dataclass(frozen=True, slots=True)
 class DraftHealth:
-    """A health check as far as it can be read; ``given`` are the keys that stand in the file."""
+    """A health check as far as it can be read; ``given`` are the keys that stand in the file.
+
+    ``question`` holds what single kinds have, of those given: None where a value is wrong.
+    """
 
     at: Loc
     given: tuple[str, ...]
     kind: CheckKind | None
     interval_s: float | None
+    fast_interval_s: float | None
     timeout_s: float | None
     via: Via | None
+    question: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +231,26 @@ def _health(at: Loc, item: object) -> DraftHealth | None:
         given=tuple(item),
         kind=_value(item, "type", rules.CHECK, CheckKind.TCP),
         interval_s=_value(item, "interval", rules.INTERVAL, 2.0),
+        fast_interval_s=_value(item, "fast_interval", rules.INTERVAL),
         timeout_s=_value(item, "timeout", rules.TIMEOUT),
         via=_value(item, "via", rules.VIA, Via.DIRECT),
+        question={k: _value(item, k, rule) for k, rule in _QUESTION.items() if k in item},
     )
+
+
+_QUESTION: Mapping[str, Rule] = {
+    "send": asking.PAYLOAD,
+    "expect": asking.PAYLOAD,
+    "method": rules.METHOD,
+    "expected_body": asking.REGEX,
+    "tls": asking.SWITCH,
+    "ca_file": rules.FILE,
+    "insecure": asking.SWITCH,
+    "certificate": rules.FILE,
+    "private_key": rules.FILE,
+    "query_name": rules.DNS_QUERY,
+    "query_type": rules.DNS_TYPE,
+    "expected_answer": rules.DNS_ANSWER,
+    "command": asking.COMMAND,
+}
+"""What ``question`` holds: the keys whose values are compared with others, or with the host."""

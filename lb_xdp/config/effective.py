@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from lb_xdp.config.convert import INLINE_POOL
 from lb_xdp.config.durations import format_duration
+from lb_xdp.core.check import StatusRange, Tls
 from lb_xdp.core.model import (
     ANY_PORT,
     Backend,
@@ -24,7 +25,6 @@ from lb_xdp.core.model import (
     Pool,
     Resolving,
     Service,
-    StatusRange,
 )
 
 
@@ -145,10 +145,14 @@ def _backend(backend: Backend, host: str) -> dict[str, Any]:
 def _health(health: HealthCheck) -> dict[str, Any] | str:
     if health.kind is CheckKind.NONE:
         return "none"
+    fast_s, down_s = health.fast_interval_s, health.down_interval_s
     optional = {
+        "fast_interval": None if fast_s is None else format_duration(fast_s),
+        "down_interval": None if down_s is None else format_duration(down_s),
         "host": None if health.host is None else str(health.host),
         "port": health.port,
-        **(_http(health) if health.kind is CheckKind.HTTP else {}),
+        "via": str(health.via) if health.kind.needs_port else None,
+        **_question(health),
     }
     return {
         "type": str(health.kind),
@@ -156,17 +160,72 @@ def _health(health: HealthCheck) -> dict[str, Any] | str:
         "timeout": format_duration(health.timeout_s),
         "threshold": {"rise": health.rise, "fall": health.fall},
         "jitter": health.jitter,
-        "via": str(health.via),
+        "initial": str(health.initial),
         **{key: value for key, value in optional.items() if value is not None},
     }
 
 
-def _http(health: HealthCheck) -> dict[str, Any]:
-    return {
-        "path": health.path,
-        "host_header": health.http_host,
-        "expected_status": [_status(status) for status in health.expected_status],
+def _question(health: HealthCheck) -> dict[str, Any]:
+    """Return the keys of the check's own kind; None stands for one that is not given."""
+    payload, http, tls = health.payload, _http(health), _tls(health.tls)
+    send, expect = _payload(payload.send), _payload(payload.expect)
+    name, encrypted = health.grpc_service or None, health.tls is not None
+    questions: dict[CheckKind, dict[str, Any]] = {
+        CheckKind.TCP: {"send": send, "expect": expect},
+        CheckKind.UDP: {"send": send, "expect": expect},
+        CheckKind.AGENT: {"send": send},
+        CheckKind.HTTP: http,
+        CheckKind.HTTPS: {**http, **tls},
+        CheckKind.GRPC: {"grpc_service": name, "tls": encrypted, **tls},
+        CheckKind.DNS: _query(health),
+        CheckKind.EXEC: {"command": list(health.command)},
     }
+    return questions.get(health.kind, {})
+
+
+def _query(health: HealthCheck) -> dict[str, Any]:
+    return {
+        "query_name": health.dns.query_name,
+        "query_type": health.dns.query_type,
+        "expected_answer": health.dns.expected_answer,
+    }
+
+
+def _http(health: HealthCheck) -> dict[str, Any]:
+    how = health.http
+    return {
+        "method": how.method,
+        "path": how.path,
+        "host_header": how.host_header,
+        "headers": dict(how.headers) or None,
+        "expected_status": [_status(status) for status in how.expected_status],
+        "expected_body": how.expected_body,
+        "reuse": how.reuse,
+    }
+
+
+def _tls(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "server_name": tls.server_name,
+        "ca_file": tls.ca_file,
+        "insecure": tls.insecure,
+        "certificate": tls.certificate,
+        "private_key": tls.private_key,
+    }
+
+
+def _payload(octets: bytes | None) -> str | None:
+    """Return text where these octets are plain text, else ``hex:...``."""
+    if octets is None:
+        return None
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"hex:{octets.hex()}"
+    plain = all(c.isprintable() or c in "\r\n\t" for c in text)
+    return text if plain and not text.startswith("hex:") else f"hex:{octets.hex()}"
 
 
 def _status(status: StatusRange) -> int | str:

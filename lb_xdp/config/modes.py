@@ -15,7 +15,6 @@ from lb_xdp.core.model import (
     ANY_PORT,
     Address,
     Affinity,
-    CheckKind,
     Mode,
     Protocol,
     Via,
@@ -127,7 +126,7 @@ def _any_port_health(service: DraftService, tree: Tree) -> Iterator[Finding]:
     health = pool.health
     if health is None and pool.health_given:  # `health: none`, or no health check at all
         return
-    if health and (health.kind in (None, CheckKind.NONE) or "port" in health.given):
+    if health and (health.kind is None or not health.kind.needs_port or "port" in health.given):
         return
     message = (
         f"the service on line {tree.line(service.at)} has `port: any`, so probes need a `port:` "

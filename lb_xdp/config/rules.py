@@ -26,6 +26,7 @@ from lb_xdp.core.model import (
     Affinity,
     Algorithm,
     CheckKind,
+    Initial,
     Mode,
     NoBackend,
     Protocol,
@@ -57,6 +58,21 @@ SOCKET = text(
 )
 URL_PATH = text("path", "a path that starts with `/`, without blanks", r"/[!-~]{0,1023}")
 HEADER = text("text", "a host name or address, with or without a port", r"[!-~]{1,255}")
+
+METHOD = text("word", "a method in capitals, such as GET, HEAD or OPTIONS", r"[A-Z]{1,20}")
+FILE = text("path", "an absolute path", r"/[ -~]{1,1023}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+DNS_NAME = text(
+    "name", "a host name such as www.example.net", rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
+)
+DNS_QUERY = text(
+    "name",
+    "a name such as www.example.net, or `.`",
+    rf"(?=.{{1,254}}$)(?:{_LABEL}(?:\.{_LABEL})*\.?|\.)",
+)
+DNS_ANSWER = text("text", "a record such as 192.0.2.1, of at most 255 characters", r"[ -~]{1,255}")
+DNS_TYPE = choice(("A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT"))
+GRPC_SERVICE = text("text", "a name such as package.Service, or empty", r"[!-~]{0,255}")
 
 PORT = integer(1, 0xFFFF)
 SERVICE_PORT = or_word(PORT, "any", ANY_PORT)
@@ -91,6 +107,7 @@ AFFINITY = choice(tuple(Affinity), make=Affinity)
 FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
+INITIAL = choice(tuple(Initial), make=Initial)
 VIA = choice(tuple(Via), make=Via)
 
 

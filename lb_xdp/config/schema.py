@@ -17,19 +17,20 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from lb_xdp.config import rules
+from lb_xdp.config import asking, rules
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import LISTEN, PRIORITY, SHARE, STATUS
+from lb_xdp.core.check import StatusRange
 from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
     CheckKind,
+    Initial,
     Listen,
     Mode,
     NoBackend,
     Protocol,
-    StatusRange,
     Via,
     XdpMode,
 )
@@ -182,9 +183,21 @@ class Health(Section):
     """How the backends of a pool are probed. `health: none`: never probed, always up."""
 
     type: Annotated[CheckKind, rules.CHECK] = _key(
-        "`tcp`: connects; `http`: GET; `none`: never probed, always up", "tcp"
+        "`tcp`: connects, or talks; `http`, `https`: a request; `grpc`: its health protocol; "
+        "`udp`: a datagram; `dns`: a query; `icmp`: an echo request; `exec`: a command; `agent`: "
+        "asks the backend itself; `none`: never probed, always up. A key that has no effect with "
+        "the type is an error",
+        "tcp",
     )
     interval: Annotated[float, rules.INTERVAL] = _key("from one probe to the next", "2s")
+    fast_interval: Annotated[float | None, rules.INTERVAL, Otherwise("`interval`")] = _key(
+        "the same while probes contradict the health, so that it is soon decided; not longer than "
+        "`interval`",
+        None,
+    )
+    down_interval: Annotated[float | None, rules.INTERVAL, Otherwise("`interval`")] = _key(
+        "the same while the backend is down", None
+    )
     timeout: Annotated[float | None, rules.TIMEOUT, Otherwise("`1s`, or `interval` if shorter")] = (
         _key("a probe without an answer fails; not longer than `interval`", None)
     )
@@ -192,18 +205,72 @@ class Health(Section):
         "how many probes in a row decide; one number means both", {}
     )
     jitter: Annotated[float, SHARE] = _key("by how much single intervals vary", 0.1)
+    initial: Annotated[Initial, rules.INITIAL] = _key(
+        "what a new backend counts as until its first probe has ended; `unknown`: gets no traffic, "
+        "and the first probe decides alone",
+        "unknown",
+    )
     host: Annotated[Address | None, rules.PROBE_HOST, Otherwise("the backend's")] = _key(
         "probes go to this address", None
     )
     port: Annotated[int | None, rules.PORT, Otherwise("the backend's")] = _key(
-        "probes go to this port", None
+        "probes go to this port; not with `icmp`", None
     )
-    path: Annotated[str, rules.URL_PATH] = _key("`http` only: what is asked for", "/")
+    send: Annotated[bytes | None, asking.PAYLOAD, Otherwise("nothing; `udp` needs it")] = _key(
+        "`tcp`, `udp`, `agent`: what is sent", None
+    )
+    expect: Annotated[bytes | None, asking.PAYLOAD, Otherwise("any answer")] = _key(
+        "`tcp`, `udp`: what the answer must contain; without it `tcp` only opens a connection", None
+    )
+    method: Annotated[str, rules.METHOD] = _key("`http`, `https`: the method", "GET")
+    path: Annotated[str, rules.URL_PATH] = _key("`http`, `https`: what is asked for", "/")
     host_header: Annotated[str | None, rules.HEADER, Otherwise("the address probed")] = _key(
-        "`http` only: the Host header", None
+        "`http`, `https`: the Host header", None
+    )
+    headers: Annotated[tuple[tuple[str, str], ...], asking.HEADERS, Otherwise("none")] = _key(
+        "`http`, `https`: further headers", {}
     )
     expected_status: Annotated[tuple[Annotated[StatusRange, STATUS], ...], rules.ONE_STATUS] = _key(
-        "`http` only: what counts as a success", ["200-399"], min_length=1
+        "`http`, `https`: what counts as a success", ["200-399"], min_length=1
+    )
+    expected_body: Annotated[str | None, asking.REGEX, Otherwise("anything")] = _key(
+        "`http`, `https`: what is found in the first 64 KiB of the body", None
+    )
+    reuse: Annotated[bool, asking.SWITCH] = _key(
+        "`http`, `https`: keep the connection for the next probe; cheaper, but a server that takes "
+        "no new connections is not found out",
+        default=False,
+    )
+    tls: Annotated[bool, asking.SWITCH] = _key("`grpc`: over TLS", default=False)
+    server_name: Annotated[
+        str | None, rules.DNS_NAME, Otherwise("the name in `host_header`, or the address")
+    ] = _key("`https`, `grpc`: asked for (SNI), and must be in the server's certificate", None)
+    ca_file: Annotated[str | None, rules.FILE, Otherwise("the system's")] = _key(
+        "`https`, `grpc`: PEM file of the authorities that are trusted", None
+    )
+    insecure: Annotated[bool, asking.SWITCH] = _key(
+        "`https`, `grpc`: take any certificate", default=False
+    )
+    certificate: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
+        "`https`, `grpc`: PEM file of the probe's own certificate, and those above it", None
+    )
+    private_key: Annotated[str | None, rules.FILE, Otherwise("in `certificate`")] = _key(
+        "`https`, `grpc`: PEM file of its key, without a passphrase", None
+    )
+    grpc_service: Annotated[str, rules.GRPC_SERVICE] = _key(
+        "`grpc`: whose health is asked for; empty: the server's as a whole", ""
+    )
+    query_name: Annotated[str | None, rules.DNS_QUERY, Otherwise("required with `dns`")] = _key(
+        "`dns`: the name that is asked for", None
+    )
+    query_type: Annotated[str, rules.DNS_TYPE] = _key("`dns`: the type of record", "A")
+    expected_answer: Annotated[str | None, rules.DNS_ANSWER, Otherwise("any of the type")] = _key(
+        "`dns`: a record that must be among the answers, as zone files write it", None
+    )
+    command: Annotated[tuple[str, ...], asking.COMMAND, Otherwise("required with `exec`")] = _key(
+        "`exec`: program and arguments; exit code 0 is a success, the first line of output the "
+        "detail; no shell",
+        [],
     )
     via: Annotated[Via, rules.VIA] = _key(
         "`datapath`: ask the VIP, the way that clients' packets go with `dsr`, `ipip` and `gue`, "

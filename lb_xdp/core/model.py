@@ -1,6 +1,7 @@
 """The configuration as the rest of the program sees it: frozen, checked, in SI units.
 
-This module owns the vocabulary (gateway, service, pool, backend, health check). It refuses to know
+This module owns the vocabulary (gateway, service, pool, backend, health check; what a probe asks is
+``check``'s). It refuses to know
 YAML: ``lb_xdp.config`` turns a file into these values and is the only place that says no to one.
 
 Addresses are ``ipaddress`` objects, IPv4 and IPv6 alike, without a zone; ports are host-order
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple, NewType, TypeAlias
+
+from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -116,6 +119,26 @@ class CheckKind(StrEnum):
     NONE = "none"
     TCP = "tcp"
     HTTP = "http"
+    HTTPS = "https"
+    GRPC = "grpc"
+    UDP = "udp"
+    DNS = "dns"
+    ICMP = "icmp"
+    EXEC = "exec"
+    AGENT = "agent"
+
+    @property
+    def needs_port(self) -> bool:
+        """Say whether a probe of this kind goes to a port."""
+        return self not in {CheckKind.NONE, CheckKind.ICMP, CheckKind.EXEC}
+
+
+class Initial(StrEnum):
+    """What a backend counts as until its first probe has ended."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
 
 
 class Via(StrEnum):
@@ -130,13 +153,6 @@ class Listen(NamedTuple):
 
     host: str
     port: int
-
-
-class StatusRange(NamedTuple):
-    """HTTP status codes from ``first`` to ``last``, both included."""
-
-    first: int
-    last: int
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -186,12 +202,20 @@ class BackendKey(NamedTuple):
         return _order(self) < _order(other)
 
 
+_NO_PAYLOAD: Final = Payload()
+_GET: Final = HttpCheck()
+_ROOT_ADDRESS: Final = DnsCheck()
+
+
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How the backends of a pool are probed.
+    """How the backends of a pool are probed: when, where, and what is asked.
 
-    ``jitter`` is the share of ``interval_s`` by which single intervals vary, 0 to 1: it keeps
-    probes from marching in step. ``host`` and ``port`` probe elsewhere than the backend's own.
+    ``fast_interval_s`` holds while results contradict the health, ``down_interval_s`` while the
+    backend is down; None stands for ``interval_s``. ``jitter`` is the share by which single
+    intervals vary, 0 to 1: it keeps probes from marching in step. ``host`` and ``port`` probe
+    elsewhere than the backend's own. Of the rest, each kind heeds its own part. ``tls`` None: in
+    plain text; https always has it. ``command`` is a program's absolute path and its arguments.
     With ``via`` datapath a probe is addressed to the VIP, and reaches the one backend.
     """
 
@@ -203,9 +227,15 @@ class HealthCheck:
     jitter: float = 0.1
     host: Address | None = None
     port: int | None = None
-    path: str = "/"
-    http_host: str | None = None
-    expected_status: tuple[StatusRange, ...] = (StatusRange(200, 399),)
+    fast_interval_s: float | None = None
+    down_interval_s: float | None = None
+    initial: Initial = Initial.UNKNOWN
+    payload: Payload = _NO_PAYLOAD
+    http: HttpCheck = _GET
+    tls: Tls | None = None
+    grpc_service: str = ""
+    dns: DnsCheck = _ROOT_ADDRESS
+    command: tuple[str, ...] = ()
     via: Via = Via.DIRECT
 
 

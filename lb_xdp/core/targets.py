@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lb_xdp.core.health import Target
+from lb_xdp.core.health import NO_NAMES, Names, Target
 from lb_xdp.core.model import (
     Address,
     Backend,
@@ -86,9 +86,14 @@ def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
 
     Through the datapath, the VIP is asked.
     """
-    quiet = resting(config, overrides)
+    quiet, named = resting(config, overrides), members(config)
     return {
-        target: Target(check, check.host or _asked(target), check.port or target.backend.port)
+        target: Target(
+            check,
+            check.host or _asked(target),
+            check.port or target.backend.port,
+            _names(target, named[target]) if check.kind is CheckKind.EXEC else NO_NAMES,
+        )
         for target, check in checks(config).items()
         if check.kind is not CheckKind.NONE and target not in quiet
     }
@@ -96,6 +101,11 @@ def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
 
 def _asked(target: TargetId) -> Address:
     return target.backend.address if target.service is None else target.service.vip
+
+
+def _names(target: TargetId, named: list[tuple[str, str]]) -> Names:
+    """Return what a command is told; services that share a pool have its names in common."""
+    return Names(target.pool, named[0][1], tuple(service for service, _ in named))
 
 
 def addresses(config: Config) -> frozenset[Address]:

@@ -1,15 +1,14 @@
 """Where the sockets of probes come from: the one seam between how to ask and which way to go.
 
-A probe of any kind opens its sockets by ``open_socket`` (or hands ``socket_factory`` to a library)
-and knows no more. Each target's task says once which ``Dial`` is its own; a context variable
-carries it, since it has to reach through libraries that take no further argument.
+A probe of any kind opens its sockets by ``open_socket`` and knows no more. Each target's task says
+once which ``Dial`` is its own; a context variable carries it, so that no exchange has to.
 """
 
 from __future__ import annotations
 
 import socket
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from lb_xdp.core.model import IPV6, Address
 
@@ -52,11 +51,6 @@ def open_socket(address: Address, kind: socket.SocketKind, protocol: int = 0) ->
     """Return a non-blocking socket for a probe of ``address``. Raises OSError."""
     family = socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
     return _dial.get().open(family, kind, protocol)
-
-
-def socket_factory(info: tuple[Any, ...]) -> socket.socket:
-    """Do the same for libraries that hand over what ``getaddrinfo`` says of the address."""
-    return _dial.get().open(socket.AddressFamily(info[0]), socket.SocketKind(info[1]), 0)
 
 
 def explain(port: int, detail: str) -> str:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from lb_xdp.config import parse_config
 from lb_xdp.config.durations import format_duration, parse_duration_s
+from lb_xdp.core.check import StatusRange
 from lb_xdp.core.model import (
     ANY_PORT,
     Affinity,
@@ -28,7 +29,6 @@ from lb_xdp.core.model import (
     NoBackend,
     Protocol,
     Session,
-    StatusRange,
     TunnelSources,
     XdpMode,
 )
@@ -147,7 +147,7 @@ def test_a_threshold_is_one_number_or_two(threshold: object, rise: int, fall: in
 def test_expected_status_is_one_or_several(status: object, expected: Any) -> None:
     """Statuses, ranges and lists of both are read as ranges."""
     check = health(type="http", expected_status=status)
-    assert check.expected_status == tuple(StatusRange(*pair) for pair in expected)
+    assert check.http.expected_status == tuple(StatusRange(*pair) for pair in expected)
 
 
 @pytest.mark.parametrize(("written", "share"), [("10%", 0.1), (0.25, 0.25), (0, 0.0), ("100%", 1)])
@@ -159,8 +159,8 @@ def test_jitter_is_a_share_or_a_percentage(written: object, share: float) -> Non
 def test_a_probe_can_go_elsewhere() -> None:
     """Host, port, path and Host header of an http probe are taken over."""
     check = health(type="http", host="127.0.0.1", port=9, path="/up", hostHeader="www.example.net")
-    assert (check.host, check.port, check.path) == (IPv4Address("127.0.0.1"), 9, "/up")
-    assert check.http_host == "www.example.net"
+    assert (check.host, check.port, check.http.path) == (IPv4Address("127.0.0.1"), 9, "/up")
+    assert check.http.host_header == "www.example.net"
 
 
 def test_the_gateway_takes_tunnels_sources_and_a_flow_table() -> None:
@@ -375,7 +375,7 @@ LATER = "not available in this version"
         (backend, {"max_connections": None}, "an empty value is not allowed; an integer"),
         (backend, {"priority": 1}, f"1 is {LATER}; 0"),
         (backend, {"name": "a b"}, NAME),
-        (health, {"type": "https"}, "did you mean `http`?"),
+        (health, {"type": "htp"}, "did you mean `http`?"),
         (health, {"interval": 0}, "a duration from 10ms to 1h"),
         (health, {"interval": "soon"}, "such as 500ms, 2s, 15min, 3h, or a number of seconds"),
         (health, {"timeout": 0}, "services[0].health.timeout: 0 is not allowed; a duration from 1"),
