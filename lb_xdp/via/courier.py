@@ -4,6 +4,10 @@ A probe's socket is an ordinary one: it is connected to the VIP, and bound to an
 host, to which the backend answers straight, past us. Its source port says which backend it is for.
 What comes out of the device with another port is nobody's, and dropped.
 
+A probe of which nothing came out says nothing about its backend: somebody took our rules or the
+device away, or the VIP has become an address of this host. It decides nothing, and what can be put
+back is.
+
 Owns the sockets' marks and ports, and the sending of frames. How a frame looks is
 ``core.probe_way``'s, what is asked and answered the probes'.
 """
@@ -16,13 +20,14 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from lb_xdp.core.model import IPV6, Address
 from lb_xdp.core.probe_way import ProbeWay, explain, frame_of, sender_of
 from lb_xdp.core.targets import TargetId
+from lb_xdp.errors import HostError
 from lb_xdp.via.device import Device
 
 _log = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ _log = logging.getLogger(__name__)
 _SO_MARK: Final = 36  # asm-generic/socket.h; Python has no name for it
 _PACKETS_A_TURN: Final = 64
 _LONGEST_PACKET_BYTES: Final = 65535
+_MEND_AGAIN_S: Final = 1.0
 _WAITING_PACKETS: Final = 4  # while the way to a backend is not known yet
 _PROTOCOLS: Final = {socket.SOCK_STREAM: 6, socket.SOCK_DGRAM: 17}
 
@@ -48,6 +54,10 @@ class Courier:
         self._senders: dict[_Sender, TargetId] = {}
         self._waiting: dict[TargetId, deque[bytes]] = {}
         self._complaint = ""
+        self._vips: frozenset[Address] = frozenset()
+        self._carried: set[TargetId] = set()
+        self._mending: asyncio.Task[None] | None = None
+        self._trouble = ""
 
     async def serve(self, vips: Collection[Address]) -> None:
         """Be ready to carry probes for these VIPs; without any, have no device. Raises HostError.
@@ -59,6 +69,7 @@ class Courier:
             self._open(await Device.open())
         if self._device is not None:
             await self._device.lead(families)
+        self._vips = frozenset(vips)
         if not families:
             await self.close()
 
@@ -70,6 +81,9 @@ class Courier:
 
     async def close(self) -> None:
         """Take the device and all that leads there away."""
+        if self._mending is not None:
+            self._mending.cancel()
+            self._mending = None
         device, self._device = self._device, None
         if device is None:
             return
@@ -78,11 +92,13 @@ class Courier:
             self._wire.close()
         self._senders.clear()
         self._waiting.clear()
+        self._carried.clear()
         await device.close()
 
     def set_ways(self, ways: Mapping[TargetId, ProbeWay], local: frozenset[Address]) -> None:
         """Carry probes these ways from now on; ``local`` are the addresses of this host."""
         self._ways, self._local = ways, local
+        self._carried &= ways.keys()
         self._senders = {s: target for s, target in self._senders.items() if target in ways}
         for target in list(self._waiting):
             way = ways.get(target)
@@ -93,16 +109,40 @@ class Courier:
     def notices(self) -> tuple[str, ...]:
         """Return a sentence for each VIP that cannot be asked now: this host would ask itself."""
         local = {way.vip for way in self._ways.values()} & self._local
-        return tuple(
+        said = [
             f"{vip} is an address of this host by now: probes with `via: datapath` decide nothing "
             "until it is none"
             for vip in sorted(local, key=str)
-        )
+        ]
+        return (*said, self._trouble) if self._trouble else tuple(said)
 
     def can_tell(self, target: TargetId) -> bool:
-        """Say whether a probe of ``target`` can say anything about its backend."""
+        """Say whether the probe of ``target`` that just ended says anything about its backend."""
+        if target.service is None:
+            return True
+        if target in self._carried:
+            self._carried.discard(target)
+            return True
         way = self._ways.get(target)
-        return way is None or way.vip not in self._local
+        if way is not None and way.vip not in self._local and self._mending is None:
+            self._mending = asyncio.get_running_loop().create_task(self._mend())
+        return False
+
+    async def _mend(self) -> None:
+        """Put back what leads probes here, or the device itself."""
+        try:
+            if self._device is None:
+                self._open(await Device.open())
+                await self.serve(self._vips)
+            else:
+                await self._device.lead_again()
+            self._trouble = ""
+            _log.warning("nothing came out of the device for probes: rules and routes put back")
+        except HostError as error:
+            self._trouble = f"probes with `via: datapath` decide nothing: {error}"
+            _log.error("%s", self._trouble)
+        await asyncio.sleep(_MEND_AGAIN_S)
+        self._mending = None
 
     def dial(self, target: TargetId) -> CourierDial:
         """Return where sockets for the probes of ``target`` come from."""
@@ -118,6 +158,9 @@ class Courier:
         device, way = self._device, self._ways.get(target)
         if device is None or way is None or way.vip in self._local:
             raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        protocol = _PROTOCOLS.get(kind)
+        if protocol is None:  # without a port nobody could tell whose it is
+            raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
         made = socket.socket(family, kind | socket.SOCK_NONBLOCK)
         try:
             made.setsockopt(socket.SOL_SOCKET, _SO_MARK, device.mark)
@@ -129,7 +172,7 @@ class Courier:
         except OSError:
             made.close()
             raise
-        sender = (way.vip.version, _PROTOCOLS[kind], made.getsockname()[1])
+        sender = (way.vip.version, protocol, made.getsockname()[1])
         self._senders[sender] = target
         return made
 
@@ -139,7 +182,7 @@ class Courier:
         return detail if way is None else explain(way, port, detail)
 
     def _carry(self, device: Device) -> None:
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError), self._losing(device):
             for _ in range(_PACKETS_A_TURN):
                 packet = os.read(device.fd, _LONGEST_PACKET_BYTES)
                 sender = sender_of(packet)
@@ -147,10 +190,26 @@ class Courier:
                 if target is not None:
                     self._bring(target, packet)
 
+    @contextmanager
+    def _losing(self, device: Device) -> Iterator[None]:
+        """Let go of a device that somebody has removed."""
+        try:
+            yield
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            _log.error("%s is lost, another one will be made: %s", device.name, error)
+            asyncio.get_running_loop().remove_reader(device.fd)
+            self._device = None
+            if self._wire is not None:
+                self._wire.close()
+            os.close(device.fd)
+
     def _bring(self, target: TargetId, packet: bytes) -> None:
         way = self._ways.get(target)
         if way is None or self._wire is None:
             return
+        self._carried.add(target)
         if not way.ifindex:
             # As the kernel keeps a packet until the neighbour answers.
             waiting = self._waiting.setdefault(target, deque(maxlen=_WAITING_PACKETS))

@@ -12,6 +12,7 @@ goes through.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -91,6 +92,14 @@ class Device:
                     await route.rule("del", **self._rule(family))
         self._families = families
 
+    async def lead_again(self) -> None:
+        """Put back what somebody took away, as systemd-networkd does with rules not its own.
+
+        Raises HostError.
+        """
+        families, self._families = self._families, frozenset()
+        await self.lead(families)
+
     async def _lead_family(self, route: Any, family: int) -> None:
         if family == IPV6:
             self._set_ipv6("disable_ipv6", 0)
@@ -102,7 +111,8 @@ class Device:
             oif=self._index,
             table=self.mark,
         )
-        await route.rule("add", **self._rule(family))
+        with _allowed(errno.EEXIST):
+            await route.rule("add", **self._rule(family))
 
     def _set_ipv6(self, setting: str, value: int) -> None:
         # Nothing depends on it where the host's defaults are left alone and has IPv6 at all.
@@ -158,6 +168,16 @@ async def _remove_stale_rules(route: Any) -> None:
                     table=number,
                     protocol=RULE_PROTOCOL,
                 )
+
+
+@contextmanager
+def _allowed(code: int) -> Iterator[None]:
+    """Let one answer of the kernel's pass."""
+    try:
+        yield
+    except KernelError as error:
+        if abs(error.code) != code:
+            raise
 
 
 @contextmanager

@@ -192,3 +192,22 @@ def test_what_stands_beside_does_not_hide(lab: Lab) -> None:
     scene = gateway_on(network, joined(tunnel, nat), web)
     services = scene.gateway.status()["services"]
     assert {b["state"] for service in services for b in service["backends"]} == {"up"}
+
+
+def test_what_somebody_takes_away_is_put_back(lab: Lab) -> None:
+    """Without our rule, or our device, probes decide nothing: nobody goes down for it."""
+    scene = scene_for(lab, "dsr", 4, 4)
+    host = scene.network.gateway
+    scene.gateway.take(through(scene))
+    scene.gateway.wait_until_up("b1", "b2", "b3")
+    host.ip(f"rule del pref {_OURS}")
+    wait_until(lambda: len(rules(host)) == 1, "the rule is back")
+    (device,) = devices(host)
+    host.ip(f"link del {device}")
+    wait_until(lambda: len(devices(host)) == 1, "there is a device again")
+    scene.web["b2"].stop()
+    scene.gateway.wait_until_down("b2")
+    scene.web["b2"].start()
+    scene.gateway.wait_until_up("b1", "b2", "b3")
+    assert scene.gateway.metric("lb_xdp_failovers_total") == 1
+    assert len(rules(host)) == 1
