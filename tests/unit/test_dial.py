@@ -45,7 +45,7 @@ async def test_a_task_s_way_is_its_own_and_its_childrens() -> None:
     way = Noting()
 
     async def child() -> None:
-        dial.socket_factory((socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 1))).close()
+        dial.open_socket(ip_address("::1"), socket.SOCK_STREAM).close()
 
     async def probe() -> str:
         dial.use(way)
