@@ -15,7 +15,7 @@ import pytest
 from tests.support.gateway import HTTP_CHECK, Gateway, config_for, joined
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, build_network, gateway_on, wait_until, web_on
-from tests.support.servers import Nginx
+from tests.support.servers import Echo, Nginx
 from tests.support.topologies import TUNNEL_MODES, VIPS
 
 _CASES = [
@@ -211,3 +211,20 @@ def test_what_somebody_takes_away_is_put_back(lab: Lab) -> None:
     scene.gateway.wait_until_up("b1", "b2", "b3")
     assert scene.gateway.metric("lb_xdp_failovers_total") == 1
     assert len(rules(host)) == 1
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+@pytest.mark.parametrize("mode", ["dsr", "gue"])
+def test_kinds_that_talk_go_the_same_way(lab: Lab, mode: str, kind: str) -> None:
+    """A datagram or a line to the VIP is answered, and by nobody once the VIP is gone there."""
+    network = build_network(lab, mode, 2, mtu=1600 if mode in TUNNEL_MODES else 1500)
+    let_answers_in(network.gateway)
+    for host in network.backends:
+        Echo(host, 7000)
+    talk = {"send": "up", "expect": "up"} if kind == "udp" else {"send": "up\n", "expect": "up"}
+    check = {"type": kind, "port": 7000, "via": "datapath", "interval": "200ms", **talk}
+    scene = gateway_on(network, config_for(network, mode=mode, health=check))
+    scene.gateway.wait_until_up("b1", "b2", "b3")
+    scene.backend("b2").ip("addr del 203.0.113.10/32 dev lo")
+    scene.gateway.wait_until_down("b2")
+    assert "203.0.113.10 on lo" in detail(scene.gateway, "b2")
