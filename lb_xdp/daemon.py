@@ -17,13 +17,15 @@ from pathlib import Path
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
 from lb_xdp.collector import Collector
-from lb_xdp.config import load_config
+from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
 from lb_xdp.core.change import needs_restart
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config
+from lb_xdp.core.model import Config, Via
+from lb_xdp.core.names import total_backends
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
+from lb_xdp.core.probe_way import probe_ways
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -40,13 +42,16 @@ from lb_xdp.instance import STATE_DIRECTORY, locked, notify, raise_limits, requi
 from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
+from lb_xdp.naming import Naming
 from lb_xdp.netlink.follow import Follower
-from lb_xdp.netlink.host import forwarding_obstacles, host_notices
+from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
+from lb_xdp.probes.dial import Dial, Direct
 from lb_xdp.probes.prober import Prober
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.via import Courier
 from lb_xdp.witness import Record, log_event, membership_events
 
 _log = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
+_NAMES_RETRY_S = 5.0  # how soon addresses that were refused are tried again
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
@@ -100,6 +106,7 @@ class Daemon:
     def __init__(
         self, config: Config, path: Path, *, replace: bool, record: Record = log_event
     ) -> None:
+        self._written = config  # as the file says; in ``_config`` names have become addresses
         self._config = config
         self._path = path
         self._replace = replace
@@ -107,6 +114,8 @@ class Daemon:
         self._probing: tuple[Config, ...] = (config,)
         self._decided = asyncio.Event()
         self._turns = Turns()
+        self._courier = Courier()
+        self._naming = Naming(STATE_DIRECTORY / config.gateway.name, record, self._on_names)
         self._exposition = Exposition(self.snapshot)
 
     # The life of the daemon.
@@ -123,8 +132,12 @@ class Daemon:
             self._follower = await stack.enter_async_context(
                 Follower(self._config.gateway.interfaces, self._turns.changed.set)
             )
+            await stack.enter_async_context(self._naming)
+            await self._naming.ask(self._written)
+            self._config = self._naming.resolved(self._written)
+            self._probing = (self._config,)
             await self._follower.set_targets(addresses(self._config))
-            _require_forwarding(self._config)
+            self._require_ways(self._config)
             self._open_datapath(stack)
             await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
@@ -166,11 +179,13 @@ class Daemon:
         """Take in what netlink knows by now."""
         topology = self._follower.topology
         self._reconciler.topology = topology
+        self._lead_probes()
         config = self._reconciler.config
         names = [name for name in config.gateway.interfaces if name in topology.interfaces]
         with suppress(InterfaceError):  # one is just going away: netlink will tell
-            self._reporter.host_notices = host_notices(
-                config.services, names, topology.local_addresses
+            self._reporter.host_notices = (
+                *host_notices(config.services, names, topology.local_addresses),
+                *self._courier.notices(),
             )
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -182,7 +197,10 @@ class Daemon:
                     serve_metrics(gateway.metrics_listen, self._exposition)
                 )
             await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
-            self._prober = await stack.enter_async_context(Prober(self._on_probe))
+            stack.push_async_callback(self._courier.close)
+            self._prober = await stack.enter_async_context(
+                Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
+            )
             await self._first_cycle()
             collecting = asyncio.create_task(self._collector.work())
             stack.callback(collecting.cancel)
@@ -205,24 +223,27 @@ class Daemon:
         """
         self._layers.expire()
         self._reconciler.let_go()
+        await self._carry_probes(self._config)
         self._probe(self._config)
         plan, _ = self._reconciler.plan()
         compiled = asyncio.to_thread(self._datapath.prepare, plan)
         await self._turns.meanwhile(
-            asyncio.gather(compiled, self._settle(self._config)), self._ignore
+            asyncio.gather(compiled, self._settle(self._config)), self._look_meanwhile
         )
         self._look()
         self._reconciler.cycle()
         await self._keep_up()
         self._wake_in_time()
 
-    async def _ignore(self) -> None:
-        """Leave what changes to the first cycle."""
+    async def _look_meanwhile(self) -> None:
+        """Leave what changes to the first cycle, but for the ways of probes."""
+        self._look()
 
     async def _settle(self, config: Config) -> None:
         """Wait, within bounds, until neighbours have answered and first probes have ended."""
         await self._follower.settle(_SETTLE_S)
-        longest_s = max(service.pool.health.timeout_s for service in config.services)
+        timeout_s = max(service.pool.health.timeout_s for service in config.services)
+        longest_s = self._prober.begins_within_s + timeout_s
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
                 while self._reconciler.undecided(config):
@@ -276,6 +297,7 @@ class Daemon:
 
     def snapshot(self) -> Snapshot:
         """Return the gateway as it is now."""
+        self._reporter.name_notices = self._naming.notices(self._written)
         return self._reporter.snapshot()
 
     async def reload(self) -> str:
@@ -312,6 +334,8 @@ class Daemon:
         self._turns.ask(self._reload_on_hangup)
 
     def _on_probe(self, target: TargetId, result: ProbeResult) -> None:
+        if not self._courier.can_tell(target):
+            return
         if self._reconciler.on_probe(target, result):
             self._decided.set()
             self._turns.changed.set()
@@ -326,7 +350,28 @@ class Daemon:
     def _probe(self, *configs: Config) -> None:
         """Probe the backends of these configurations, the last one's wishes winning."""
         self._probing = configs
+        self._lead_probes()
         self._prober.set_targets(self._reconciler.probed(*configs))
+
+    async def _carry_probes(self, *configs: Config) -> None:
+        """Be ready for probes through the datapath. Raises HostError; then nothing has changed."""
+        services = (service for config in configs for service in config.services)
+        through = {s.vip for s in services if s.pool.health.via is Via.DATAPATH}
+        await self._courier.serve(through)
+
+    def _dial_of(self, target: TargetId) -> Dial:
+        return Direct() if target.service is None else self._courier.dial(target)
+
+    def _lead_probes(self) -> None:
+        """Tell probes through the datapath where packets leave by now."""
+        reconciler = self._reconciler
+        topology, held = reconciler.topology, reconciler.observed.records
+        ways = {
+            target: way
+            for config in self._probing
+            for target, way in probe_ways(reconciler.whole_of(config), topology, held).items()
+        }
+        self._courier.set_ways(ways, topology.local_addresses)
 
     async def _detach(self) -> None:
         for removed in self._datapath.remove():
@@ -343,8 +388,10 @@ class Daemon:
         """Load the file again and go there, or refuse and change nothing. Raises LbError."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = await asyncio.to_thread(load_config, self._path)
-            summary = await self._go_to(config)
+            written = await asyncio.to_thread(load_config, self._path)
+            await self._turns.meanwhile(self._naming.ask(written, self._written), self._cycle)
+            summary = await self._go_to(self._naming.resolved(written))
+            self._written = written
         except LbError as error:
             problems = error.problems if isinstance(error, InvalidConfigError) else (error,)
             messages = tuple(map(str, problems))
@@ -355,22 +402,47 @@ class Daemon:
             self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages))
             raise
         finally:
+            self._naming.ask_only(self._written)
             notify("READY=1")
         self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", self._path, summary)
         self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
         return summary
 
+    # Names.
+
+    def _on_names(self) -> None:
+        self._turns.ask(self._take_answers)
+
+    async def _take_answers(self) -> None:
+        """Go where names lead by now. What is refused is told, and tried again."""
+        config = self._naming.resolved(self._written)
+        if config == self._config:
+            return
+        try:
+            summary = await self._go_to(config)
+        except LbError as error:
+            self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
+            _log.error("%s", self._naming.trouble)
+            loop = asyncio.get_running_loop()
+            loop.call_later(_NAMES_RETRY_S, self._turns.ask, self._take_answers)
+        else:
+            self._naming.trouble = ""
+            _log.info("addresses of backends by name changed: %s", summary)
+
     async def _go_to(self, config: Config) -> str:
         """Try everything that can be refused, then change; whatever fails, go back."""
         before = self._config
+        if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:
+            raise HostError(f"{total:,} backends, at most {MAX_SERVICE_BACKENDS:,} are allowed")
         obstacle = needs_restart(before.gateway, config.gateway)
         if obstacle:
             raise HostError(obstacle)
-        _require_forwarding(config)
+        self._require_ways(config)
         try:
             await self._follow(before, config)
             self._reconciler.consider(config)
+            await self._carry_probes(config, before)
             self._probe(config, before)  # what serves already is judged by its present check
             await self._turns.meanwhile(self._try_out(config), self._cycle)
             plan = self._adopt(config)
@@ -379,6 +451,7 @@ class Daemon:
             if self._reconciler.config is not self._config:
                 self._reconciler.adopt(self._config)
             self._probe(self._config)
+            await self._carry_probes(self._config)
             await self._follow(self._config)
         for event in membership_events(before, config, time.time()):
             self._record(event)
@@ -386,6 +459,13 @@ class Daemon:
         await self._keep_up()
         moved = sum(plan.moved.values()) if plan else 0
         return f"{len(config.services)} services; {moved} slots moved"
+
+    def _require_ways(self, config: Config) -> None:
+        """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""
+        services, interfaces = config.services, config.gateway.interfaces
+        local = self._follower.topology.local_addresses
+        _require(forwarding_obstacles(services, interfaces))
+        _require(probe_obstacles(services, interfaces, local))
 
     async def _follow(self, *configs: Config) -> None:
         """Follow the interfaces and backends of these configurations. Raises InterfaceError."""
@@ -420,8 +500,6 @@ class Daemon:
         self._record(Event(kind, time.time(), cause=cause))
 
 
-def _require_forwarding(config: Config) -> None:
-    """Refuse nat and fullnat where the kernel does not route: it sends the replies."""
-    obstacles = forwarding_obstacles(config.services, config.gateway.interfaces)
+def _require(obstacles: list[str]) -> None:
     if obstacles:
         raise HostError("; ".join(obstacles))

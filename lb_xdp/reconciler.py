@@ -16,7 +16,17 @@ from typing import Protocol
 
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.core.health import HealthState, ProbeResult, Target, initial, is_live, observe
+from lb_xdp.core.health import (
+    NO_ADVICE,
+    Advice,
+    HealthState,
+    ProbeResult,
+    Target,
+    initial,
+    is_live,
+    next_interval_s,
+    observe,
+)
 from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.lingering import (
     Farewell,
@@ -244,12 +254,17 @@ class Reconciler:
         after = observe(before, result, check)
         self._health[target] = after
         if after.health is before.health:
-            return False
+            return after.advice != before.advice
         if is_live(before.health):
             self.failovers += 1
         return True
 
     # What goes out.
+
+    def pace_s(self, target: TargetId, check: HealthCheck) -> float:
+        """Return how long after a probe's start the next one is due, as things stand."""
+        state = self._health.get(target)
+        return next_interval_s(check, state) if state is not None else check.interval_s
 
     def undecided(self, config: Config) -> set[TargetId]:
         """Return the targets of a configuration that no probe has decided about yet."""
@@ -267,9 +282,18 @@ class Reconciler:
         held = self._health.get(target_of(service, backend))
         return held.health if held else Health.UNKNOWN
 
+    def _advice_of(self, service: Service, backend: Backend) -> Advice:
+        held = self._health.get(target_of(service, backend))
+        return held.advice if held else NO_ADVICE
+
     def _stand(self, whole: Config) -> Standings:
         return self._judge.stand(
-            whole, self.overrides, self._health_of, self._memories, self._clock()
+            whole,
+            self.overrides,
+            self._health_of,
+            self._memories,
+            self._clock(),
+            advice_of=self._advice_of,
         )
 
     def standings(self) -> Standings:

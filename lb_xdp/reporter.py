@@ -75,6 +75,7 @@ class Reporter:
         self._started_timestamp_s = time.time()
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         self.host_notices: tuple[str, ...] = ()
+        self.name_notices: tuple[str, ...] = ()
         self.trouble = ""
 
     def snapshot(self) -> Snapshot:
@@ -106,6 +107,7 @@ class Reporter:
                 *trouble,
                 *filter(None, [self._layers.notice]),
                 *self.host_notices,
+                *self.name_notices,
                 *empty_services(services),
                 *orphan_notices(whole, reconciler.overrides),
             ),

@@ -3,6 +3,7 @@
 
 runtime_packages=(python3-bpfcc python3-venv iproute2 ethtool util-linux)
 test_packages=(curl wrk iperf3 nginx nftables procps shellcheck iputils-ping iputils-tracepath traceroute
+	dnsmasq-base openssl socat # servers to probe, and their certificates
 	python3-dpkt) # the last one for the captures among its examples
 
 ensure_packages() { # runtime|dev

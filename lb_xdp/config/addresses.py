@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from lb_xdp.config.values import RefusedError, Rule
 from lb_xdp.config.wording import show
-from lb_xdp.core.model import IPV6, Address
+from lb_xdp.core.model import ANY_PORT, IPV6, Address, BackendKey
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -41,17 +41,21 @@ HOSTS: Sequence[tuple[Network, str]] = (*_NO_HOST, *_NEEDS_ZONE)
 ANYWHERE: Sequence[tuple[Network, str]] = _NEEDS_ZONE
 """What an address cannot be that may be one of this host, too."""
 
-_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
+_LOOKS_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
+# RFC 1123, 2.1, and underscores, which names in DNS may have. The last label starts with a letter,
+# so that a mistyped address is never taken for a name.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(
+    rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9_-]{{0,61}}[A-Za-z0-9_])?\.?", re.ASCII
+)
 
 
 def _read_address(value: object, allowed: str) -> Address:
     """Read an address of either family; RFC 4007 zones and RFC 4291 mapped ones get their words."""
     if not isinstance(value, str):
         raise RefusedError
-    if _HOST_NAME.fullmatch(value):
-        raise RefusedError(
-            f"{show(value)}: host names are not available in this version; {allowed}"
-        )
+    if _LOOKS_LIKE_A_NAME.fullmatch(value):
+        raise RefusedError(f"{show(value)}: a host name is not allowed here; {allowed}")
     try:
         found = ip_address(value)
     except ValueError:
@@ -77,6 +81,28 @@ def address(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
 
     formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6")]
     return Rule("address", allowed, {"anyOf": formats}, convert)
+
+
+def address_or_name(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
+    """Return the rule for an address, or a host name (``str``, lower case, without a last dot)."""
+    plain = address(allowed, unfit)
+
+    def convert(value: object) -> Address | str:
+        if isinstance(value, str) and _HOST_NAME.fullmatch(value):
+            return value.lower().removesuffix(".")
+        if isinstance(value, str) and _LOOKS_LIKE_A_NAME.fullmatch(value):
+            raise RefusedError  # nearly a name: what is allowed says more than that it is none
+        return cast("Address", plain.convert(value))
+
+    formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6", "hostname")]
+    return Rule("address or host name", allowed, {"anyOf": formats}, convert)
+
+
+def default_name(host: Address | str, port: int) -> str:
+    """Return the name of a backend that has none of its own: ``host:port``."""
+    if isinstance(host, str):
+        return host if port == ANY_PORT else f"{host}:{port}"
+    return str(BackendKey(host, port))
 
 
 def prefix(version: int, shortest: int, example: str) -> Rule:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from lb_xdp.config.draft import Draft, DraftBackend, DraftHealth, DraftPool, DraftService
+from lb_xdp.config.addresses import default_name
+from lb_xdp.config.draft import Draft, DraftBackend, DraftPool
+from lb_xdp.config.health import find_unhealthy
 from lb_xdp.config.modes import find_misfits
 from lb_xdp.config.tree import Finding, Loc, Tree
 from lb_xdp.config.wording import did_you_mean, quote
-from lb_xdp.core.model import BackendKey, CheckKind, Mode, Panic, Protocol, ServiceKey
+from lb_xdp.core.model import BackendKey, Mode, Panic, ServiceKey
 from lb_xdp.errors import ConfigProblem
 
 MAX_SERVICES = 1024
@@ -21,7 +23,6 @@ MAX_SNAT_ADDRESSES = 256
 MAX_SERVICE_BACKENDS = 16_000  # a backend counts once for each service that it answers for
 
 _OWN_SOURCE = "give an address of this gateway's that has no other use: replies are known by it"
-_HTTP_KEYS = ("path", "host_header", "expected_status")
 
 
 def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
@@ -37,7 +38,7 @@ def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
         _sources(draft, tree),
         _panic(draft),
         find_misfits(draft, tree),
-        _health(draft),
+        find_unhealthy(draft),
     )
     return [tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings]
 
@@ -135,10 +136,12 @@ def _backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
 
 
 def _same_key(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
-    def keys() -> Iterator[tuple[Loc, BackendKey]]:
+    def keys() -> Iterator[tuple[Loc, object]]:
         for backend in pool.backends:
             if backend.address and backend.port is not None:
                 yield (*backend.at, "host"), BackendKey(backend.address, backend.port)
+            elif backend.host and backend.port is not None:
+                yield (*backend.at, "host"), default_name(backend.host, backend.port)
 
     def message(key: object, line: int) -> str:
         return f"{key} is in this pool on line {line} already; raise its weight instead"
@@ -204,46 +207,6 @@ def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:
             yield Finding(loc, f"{source} is the backend of line {backends[source]}; {_OWN_SOURCE}")
 
 
-def _health(draft: Draft) -> Iterator[Finding]:
-    for pool in draft.all_pools:
-        if pool.health is not None:
-            yield from _timeout(pool.health)
-            yield from _idle_keys(pool.health)
-    for service in draft.services:
-        yield from _unprobed_udp(service)
-
-
-def _timeout(health: DraftHealth) -> Iterator[Finding]:
-    interval_s, timeout_s = health.interval_s, health.timeout_s
-    if timeout_s is not None and interval_s is not None and timeout_s > interval_s:
-        message = (
-            f"{timeout_s:g}s is longer than the interval ({interval_s:g}s): "
-            "a probe must end before the next one starts"
-        )
-        yield Finding((*health.at, "timeout"), message)
-
-
-def _idle_keys(health: DraftHealth) -> Iterator[Finding]:
-    """Find keys that have no effect with this type: somebody believes that they do."""
-    for key in health.given:
-        if health.kind is CheckKind.NONE and key != "type":
-            message = "has no effect with `type: none`; leave it out, or choose tcp or http"
-            yield Finding((*health.at, key), message, on_key=True)
-        elif health.kind is CheckKind.TCP and key in _HTTP_KEYS:
-            message = "has no effect with `type: tcp`; leave it out, or use `type: http`"
-            yield Finding((*health.at, key), message, on_key=True)
-
-
-def _unprobed_udp(service: DraftService) -> Iterator[Finding]:
-    """Find udp services whose backends would be probed over tcp only because nobody said how."""
-    if service.protocol is Protocol.UDP and service.pool and not service.pool.health_given:
-        message = (
-            "a udp service needs `health:` said explicitly, since the default is a tcp connection "
-            "to the same port; `health: none`, or a `port:` where the server answers over tcp"
-        )
-        yield Finding(service.pool.at, message)
-
-
 def _unused_pools(draft: Draft) -> Iterator[Finding]:
     used = {service.pool_name for service in draft.services}
     for pool in draft.pools:
@@ -272,7 +235,8 @@ def _within_tunnel_sources(draft: Draft) -> Iterator[Finding]:
     tunnels = (s for s in draft.services if s.mode is not None and s.mode.tunnel and s.pool)
     backends = {b.at: b for s in tunnels if s.pool for b in s.pool.backends}
     for backend in backends.values():
-        network = next((n for n in draft.tunnels if backend.address in n), None)
+        address = backend.address  # None where it is a name
+        network = next((n for n in draft.tunnels if address and address in n), None)
         if network is not None:
             message = (
                 f"{backend.address} lies in {network}, which outer source addresses are taken "

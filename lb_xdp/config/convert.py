@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from lb_xdp.config import schema
+from lb_xdp.config.addresses import default_name
+from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 from lb_xdp.core.model import (
     ANY_PORT,
+    Address,
     Backend,
-    BackendKey,
     BackendName,
+    CheckKind,
     Config,
     FlowTable,
     Gateway,
     HealthCheck,
+    Named,
     Pool,
+    Resolving,
     Service,
     ServiceName,
     Session,
@@ -29,6 +35,7 @@ from lb_xdp.core.model import (
 # The name of the pool that a service holds inline starts so; no name in a file can.
 INLINE_POOL = "service:"
 
+_NOWHERE = IPv4Address(0)
 _LONGEST_DEFAULT_TIMEOUT_S = 1.0
 
 
@@ -55,6 +62,12 @@ def _gateway(gateway: schema.Gateway) -> Gateway:
         tunnel_sources=TunnelSources(gateway.tunnel_sources.ipv4, gateway.tunnel_sources.ipv6),
         gue_port=gateway.gue_port,
         flow_table=_flow_table(gateway.flow_table),
+        dns=Resolving(
+            gateway.dns.resolver,
+            gateway.dns.interval,
+            gateway.dns.max_change,
+            gateway.dns.confirm,
+        ),
     )
 
 
@@ -105,19 +118,26 @@ def _named_pool(pool: schema.Pool) -> Pool:
 
 def _fallback(fallback: schema.Fallback) -> Backend:
     port = ANY_PORT if fallback.port is None else fallback.port
-    name = BackendName(fallback.name or str(BackendKey(fallback.host, port)))
+    name = BackendName(fallback.name or default_name(fallback.host, port))
     return Backend(name, fallback.host, port, weight=0, fallback=True)
 
 
 def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
-    return Pool(name, tuple(_backend(backend) for backend in backends), _health(health))
+    known, named = list[Backend](), list[Named]()
+    for backend in backends:
+        if isinstance(backend.host, str):
+            template = _backend(backend, _NOWHERE)
+            named.append(Named(backend.host, template, len(known)))
+        else:
+            known.append(_backend(backend, backend.host))
+    return Pool(name, tuple(known), _health(health), named=tuple(named))
 
 
-def _backend(backend: schema.Backend) -> Backend:
+def _backend(backend: schema.Backend, address: Address) -> Backend:
     port = ANY_PORT if backend.port is None else backend.port
     return Backend(
-        name=BackendName(backend.name or str(BackendKey(backend.host, port))),
-        address=backend.host,
+        name=BackendName(backend.name or default_name(backend.host, port)),
+        address=address,
         port=port,
         weight=backend.weight,
         max_connections=backend.max_connections,
@@ -126,6 +146,7 @@ def _backend(backend: schema.Backend) -> Backend:
 
 
 def _health(health: schema.Health) -> HealthCheck:
+    tls = health.type is CheckKind.HTTPS or (health.type is CheckKind.GRPC and health.tls)
     return HealthCheck(
         kind=health.type,
         interval_s=health.interval,
@@ -135,7 +156,42 @@ def _health(health: schema.Health) -> HealthCheck:
         jitter=health.jitter,
         host=health.host,
         port=health.port,
-        path=health.path,
-        http_host=health.host_header,
-        expected_status=health.expected_status,
+        fast_interval_s=health.fast_interval,
+        down_interval_s=health.down_interval,
+        initial=health.initial,
+        payload=Payload(health.send, health.expect),
+        http=_http(health),
+        tls=_tls(health) if tls else None,
+        grpc_service=health.grpc_service,
+        dns=_dns(health),
+        command=health.command,
+        via=health.via,
     )
+
+
+def _http(health: schema.Health) -> HttpCheck:
+    return HttpCheck(
+        method=health.method,
+        path=health.path,
+        host_header=health.host_header,
+        headers=health.headers,
+        expected_status=health.expected_status,
+        expected_body=health.expected_body,
+        reuse=health.reuse,
+    )
+
+
+def _tls(health: schema.Health) -> Tls:
+    return Tls(
+        server_name=health.server_name,
+        ca_file=health.ca_file,
+        insecure=health.insecure,
+        certificate=health.certificate,
+        private_key=health.private_key,
+    )
+
+
+def _dns(health: schema.Health) -> DnsCheck:
+    if health.query_name is None:
+        return DnsCheck()
+    return DnsCheck(health.query_name, health.query_type, health.expected_answer)

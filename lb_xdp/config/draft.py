@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lb_xdp.config import rules
-from lb_xdp.config.addresses import Network
+from lb_xdp.config import asking, rules
+from lb_xdp.config.addresses import Network, default_name
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import RefusedError, Rule
 from lb_xdp.core.model import (
@@ -20,22 +20,26 @@ from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
-    BackendKey,
     CheckKind,
     Mode,
     Panic,
     Protocol,
     TunnelSources,
+    Via,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DraftBackend:
-    """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none."""
+    """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none.
+
+    ``host`` is a host name; where it is an address, that is in ``address``.
+    """
 
     at: Loc
     named: bool
     name: str | None
+    host: str | None
     address: Address | None
     port: int | None
     weight: int | None
@@ -44,13 +48,19 @@ class DraftBackend:
 
 @dataclass(frozen=True, slots=True)
 class DraftHealth:
-    """A health check as far as it can be read; ``given`` are the keys that stand in the file."""
+    """A health check as far as it can be read; ``given`` are the keys that stand in the file.
+
+    ``question`` holds what single kinds have, of those given: None where a value is wrong.
+    """
 
     at: Loc
     given: tuple[str, ...]
     kind: CheckKind | None
     interval_s: float | None
+    fast_interval_s: float | None
     timeout_s: float | None
+    via: Via | None
+    question: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +223,15 @@ def _fallback(at: Loc, item: object) -> tuple[DraftBackend, ...]:
 
 
 def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
-    address = _value(item, "host", rules.HOST)
+    host = _value(item, "host", rules.BACKEND_HOST)
     port = _value(item, "port", rules.PORT, ANY_PORT)
-    default = str(BackendKey(address, port)) if address and port is not None else None
+    default = default_name(host, port) if host and port is not None else None
     return DraftBackend(
         at=at,
         named="name" in item,
         name=_value(item, "name", rules.BACKEND_NAME, default),
-        address=address,
+        host=host if isinstance(host, str) else None,
+        address=None if isinstance(host, str) else host,
         port=port,
         weight=_value(item, "weight", rules.WEIGHT, 100),
         limited="max_connections" in item,
@@ -235,5 +246,26 @@ def _health(at: Loc, item: object) -> DraftHealth | None:
         given=tuple(item),
         kind=_value(item, "type", rules.CHECK, CheckKind.TCP),
         interval_s=_value(item, "interval", rules.INTERVAL, 2.0),
+        fast_interval_s=_value(item, "fast_interval", rules.INTERVAL),
         timeout_s=_value(item, "timeout", rules.TIMEOUT),
+        via=_value(item, "via", rules.VIA, Via.DIRECT),
+        question={k: _value(item, k, rule) for k, rule in _QUESTION.items() if k in item},
     )
+
+
+_QUESTION: Mapping[str, Rule] = {
+    "send": asking.PAYLOAD,
+    "expect": asking.PAYLOAD,
+    "method": rules.METHOD,
+    "expected_body": asking.REGEX,
+    "tls": asking.SWITCH,
+    "ca_file": rules.FILE,
+    "insecure": asking.SWITCH,
+    "certificate": rules.FILE,
+    "private_key": rules.FILE,
+    "query_name": rules.DNS_QUERY,
+    "query_type": rules.DNS_TYPE,
+    "expected_answer": rules.DNS_ANSWER,
+    "command": asking.COMMAND,
+}
+"""What ``question`` holds: the keys whose values are compared with others, or with the host."""

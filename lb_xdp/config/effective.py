@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from lb_xdp.config.convert import INLINE_POOL
 from lb_xdp.config.durations import format_duration
+from lb_xdp.core.check import StatusRange, Tls
 from lb_xdp.core.model import (
     ANY_PORT,
     Backend,
@@ -22,8 +23,8 @@ from lb_xdp.core.model import (
     HealthCheck,
     Listen,
     Pool,
+    Resolving,
     Service,
-    StatusRange,
 )
 
 
@@ -65,6 +66,16 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         },
         "gue_port": gateway.gue_port,
         "flow_table": _flow_table(gateway.flow_table),
+        "dns": _dns(gateway.dns),
+    }
+
+
+def _dns(how: Resolving) -> dict[str, Any]:
+    return {
+        **({} if how.server is None else {"resolver": str(how.server)}),
+        "interval": format_duration(how.interval_s),
+        "max_change": how.max_change,
+        "confirm": how.confirm,
     }
 
 
@@ -106,7 +117,7 @@ def _service(service: Service) -> dict[str, Any]:
 
 def _pool(pool: Pool) -> dict[str, Any]:
     return {
-        "backends": [_backend(backend) for backend in pool.backends],
+        "backends": _backends(pool),
         "health": _health(pool.health),
     }
 
@@ -120,22 +131,30 @@ def _changes(pool: Pool) -> dict[str, Any]:
         "min_active": pool.min_active,
         "failback_delay": format_duration(pool.failback_delay_s),
         "panic": str(pool.panic),
-        **({} if fallback is None else {"fallback": _place(fallback)}),
+        **({} if fallback is None else {"fallback": _place(fallback, str(fallback.address))}),
     }
 
 
-def _place(backend: Backend) -> dict[str, Any]:
+def _backends(pool: Pool) -> list[dict[str, Any]]:
+    """Return the backends in the file's order. Those of a name are one: it stands for them."""
+    written = [_backend(backend, str(backend.address)) for backend in pool.backends]
+    for number, named in enumerate(pool.named):
+        written.insert(named.position + number, _backend(named.template, named.host))
+    return written
+
+
+def _place(backend: Backend, host: str) -> dict[str, Any]:
     return {
         "name": str(backend.name),
-        "host": str(backend.address),
+        "host": host,
         **({} if backend.port == ANY_PORT else {"port": backend.port}),
     }
 
 
-def _backend(backend: Backend) -> dict[str, Any]:
+def _backend(backend: Backend, host: str) -> dict[str, Any]:
     limit = backend.max_connections
     return {
-        **_place(backend),
+        **_place(backend, host),
         "weight": backend.weight,
         **({} if limit is None else {"max_connections": limit}),
         "priority": backend.priority,
@@ -145,10 +164,14 @@ def _backend(backend: Backend) -> dict[str, Any]:
 def _health(health: HealthCheck) -> dict[str, Any] | str:
     if health.kind is CheckKind.NONE:
         return "none"
+    fast_s, down_s = health.fast_interval_s, health.down_interval_s
     optional = {
+        "fast_interval": None if fast_s is None else format_duration(fast_s),
+        "down_interval": None if down_s is None else format_duration(down_s),
         "host": None if health.host is None else str(health.host),
         "port": health.port,
-        **(_http(health) if health.kind is CheckKind.HTTP else {}),
+        "via": str(health.via) if health.kind.needs_port else None,
+        **_question(health),
     }
     return {
         "type": str(health.kind),
@@ -156,16 +179,72 @@ def _health(health: HealthCheck) -> dict[str, Any] | str:
         "timeout": format_duration(health.timeout_s),
         "threshold": {"rise": health.rise, "fall": health.fall},
         "jitter": health.jitter,
+        "initial": str(health.initial),
         **{key: value for key, value in optional.items() if value is not None},
     }
 
 
-def _http(health: HealthCheck) -> dict[str, Any]:
-    return {
-        "path": health.path,
-        "host_header": health.http_host,
-        "expected_status": [_status(status) for status in health.expected_status],
+def _question(health: HealthCheck) -> dict[str, Any]:
+    """Return the keys of the check's own kind; None stands for one that is not given."""
+    payload, http, tls = health.payload, _http(health), _tls(health.tls)
+    send, expect = _payload(payload.send), _payload(payload.expect)
+    name, encrypted = health.grpc_service or None, health.tls is not None
+    questions: dict[CheckKind, dict[str, Any]] = {
+        CheckKind.TCP: {"send": send, "expect": expect},
+        CheckKind.UDP: {"send": send, "expect": expect},
+        CheckKind.AGENT: {"send": send},
+        CheckKind.HTTP: http,
+        CheckKind.HTTPS: {**http, **tls},
+        CheckKind.GRPC: {"grpc_service": name, "tls": encrypted, **tls},
+        CheckKind.DNS: _query(health),
+        CheckKind.EXEC: {"command": list(health.command)},
     }
+    return questions.get(health.kind, {})
+
+
+def _query(health: HealthCheck) -> dict[str, Any]:
+    return {
+        "query_name": health.dns.query_name,
+        "query_type": health.dns.query_type,
+        "expected_answer": health.dns.expected_answer,
+    }
+
+
+def _http(health: HealthCheck) -> dict[str, Any]:
+    how = health.http
+    return {
+        "method": how.method,
+        "path": how.path,
+        "host_header": how.host_header,
+        "headers": dict(how.headers) or None,
+        "expected_status": [_status(status) for status in how.expected_status],
+        "expected_body": how.expected_body,
+        "reuse": how.reuse,
+    }
+
+
+def _tls(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "server_name": tls.server_name,
+        "ca_file": tls.ca_file,
+        "insecure": tls.insecure,
+        "certificate": tls.certificate,
+        "private_key": tls.private_key,
+    }
+
+
+def _payload(octets: bytes | None) -> str | None:
+    """Return text where these octets are plain text, else ``hex:...``."""
+    if octets is None:
+        return None
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"hex:{octets.hex()}"
+    plain = all(c.isprintable() or c in "\r\n\t" for c in text)
+    return text if plain and not text.startswith("hex:") else f"hex:{octets.hex()}"
 
 
 def _status(status: StatusRange) -> int | str:

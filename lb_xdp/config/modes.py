@@ -15,9 +15,9 @@ from lb_xdp.core.model import (
     ANY_PORT,
     Address,
     Affinity,
-    CheckKind,
     Mode,
     Protocol,
+    Via,
 )
 
 _KEEPS_PORTS = {
@@ -45,6 +45,8 @@ def find_misfits(draft: Draft, tree: Tree) -> Iterator[Finding]:
         yield from _family(service, tree)
         yield from _fullnat(service, draft)
         yield from _any_port_health(service, tree)
+        yield from _way_of_probes(service, tree)
+        yield from _names_of_any_port(service, tree)
         yield from _unrecorded(service)
     yield from _ambiguous(draft, tree)
 
@@ -124,13 +126,40 @@ def _any_port_health(service: DraftService, tree: Tree) -> Iterator[Finding]:
     health = pool.health
     if health is None and pool.health_given:  # `health: none`, or no health check at all
         return
-    if health and (health.kind in (None, CheckKind.NONE) or "port" in health.given):
+    if health and (health.kind is None or not health.kind.needs_port or "port" in health.given):
         return
     message = (
         f"the service on line {tree.line(service.at)} has `port: any`, so probes need a `port:` "
         "of their own; or use `health: none`"
     )
     yield Finding(health.at if health else pool.at, message)
+
+
+def _way_of_probes(service: DraftService, tree: Tree) -> Iterator[Finding]:
+    """Find probes through the datapath in a mode that leads to the backend's own address."""
+    health = service.pool.health if service.pool else None
+    if health and health.via is Via.DATAPATH and service.mode and service.mode.translates:
+        message = (
+            f"`datapath` does not go with `mode: {service.mode}` of the service on line "
+            f"{tree.line(service.at)}: there clients' packets arrive at the server's own address, "
+            "which `via: direct` asks already; leave this out, or give that service a pool of its "
+            "own"
+        )
+        yield Finding((*health.at, "via"), message)
+
+
+def _names_of_any_port(service: DraftService, tree: Tree) -> Iterator[Finding]:
+    """Find names where nobody could say beforehand whose a reply is."""
+    if service.port != ANY_PORT or service.mode is not Mode.NAT:
+        return
+    for backend in _pool_backends(service):
+        if backend.host:
+            message = (
+                f"a host name does not go with `mode: nat` and `port: any` of the service on line "
+                f"{tree.line(service.at)}: replies are known by the server's address alone, and "
+                "another service could come to have the same; give the address"
+            )
+            yield Finding((*backend.at, "host"), message)
 
 
 def _unrecorded(service: DraftService) -> Iterator[Finding]:

@@ -95,7 +95,9 @@ backend counts once for each
 - A backend that is taken out of the file keeps its flows for `drain_timeout`, and gets no new ones.
 - `backends` inline in a service are a pool with the defaults of all keys but `health`; for
   `slow_start`, `panic` and the like give the service a `pool` by name.
-- Not available in this version, and refused with a message that says so: host names of backends.
+- A backend's `host` may be a name. Its addresses are asked of DNS when the TTL of the answer ends,
+  at most every second and at least every `gateway.dns.interval`. They are of the VIP's IP version;
+  in a tunnel of the other one where the name has none of that.
 """
 
 _TITLES = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, prefix
+from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, address_or_name, prefix
 from lb_xdp.config.values import (
     STATUS,
     RefusedError,
@@ -26,10 +26,12 @@ from lb_xdp.core.model import (
     Affinity,
     Algorithm,
     CheckKind,
+    Initial,
     Mode,
     NoBackend,
     Panic,
     Protocol,
+    Via,
     XdpMode,
 )
 
@@ -42,7 +44,8 @@ NAME = text(
 BACKEND_NAME = text(
     "name",
     "a name of at most 63 letters, digits and `_.:-`, the first a letter or digit",
-    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}|\[[0-9a-f:]{2,45}\]:[0-9]{1,5}",
+    # The default of a long host name has the length that it has.
+    r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}|\[[0-9a-f:]{2,45}\]:[0-9]{1,5}|[a-z0-9_.-]{58,253}(:[0-9]{1,5})?",
 )
 INTERFACE = text(
     "interface",
@@ -56,6 +59,21 @@ SOCKET = text(
 )
 URL_PATH = text("path", "a path that starts with `/`, without blanks", r"/[!-~]{0,1023}")
 HEADER = text("text", "a host name or address, with or without a port", r"[!-~]{1,255}")
+
+METHOD = text("word", "a method in capitals, such as GET, HEAD or OPTIONS", r"[A-Z]{1,20}")
+FILE = text("path", "an absolute path", r"/[ -~]{1,1023}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+DNS_NAME = text(
+    "name", "a host name such as www.example.net", rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
+)
+DNS_QUERY = text(
+    "name",
+    "a name such as www.example.net, or `.`",
+    rf"(?=.{{1,254}}$)(?:{_LABEL}(?:\.{_LABEL})*\.?|\.)",
+)
+DNS_ANSWER = text("text", "a record such as 192.0.2.1, of at most 255 characters", r"[ -~]{1,255}")
+DNS_TYPE = choice(("A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT"))
+GRPC_SERVICE = text("text", "a name such as package.Service, or empty", r"[!-~]{0,255}")
 
 PORT = integer(1, 0xFFFF)
 SERVICE_PORT = or_word(PORT, "any", ANY_PORT)
@@ -71,9 +89,15 @@ TIMEOUT = duration(0.001, 3600)
 SESSION_TIME = duration(1, 7 * 86400)
 FLOW_TIME = duration(1, 7 * 86400)
 CHANGE_TIME = duration(0, 86400)
+DNS_TIME = duration(1, 86400)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
+BACKEND_HOST = address_or_name(
+    "an address such as 10.0.0.11 or 2001:db8::11, or a host name such as web.internal.example",
+    HOSTS,
+)
+DNS_SERVER = address("an address such as 10.0.0.53 or 2001:db8::53", ANYWHERE)
 PROBE_HOST = address("an address such as 10.0.0.11 or 2001:db8::11", ANYWHERE)
 SNAT_ADDRESS = address("an address such as 10.0.0.5 or 2001:db8::5", ROUTED)
 TUNNEL_IPV4 = prefix(IPV4, 8, "172.16.0.0/16")
@@ -88,6 +112,8 @@ FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
 PANIC = choice(tuple(Panic), make=Panic)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
+INITIAL = choice(tuple(Initial), make=Initial)
+VIA = choice(tuple(Via), make=Via)
 
 
 def _none_for(key: str, example: str) -> Shorthand:

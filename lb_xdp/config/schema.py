@@ -17,20 +17,22 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from lb_xdp.config import rules
+from lb_xdp.config import asking, rules
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import LISTEN, SHARE, STATUS
+from lb_xdp.core.check import StatusRange
 from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
     CheckKind,
+    Initial,
     Listen,
     Mode,
     NoBackend,
     Panic,
     Protocol,
-    StatusRange,
+    Via,
     XdpMode,
 )
 
@@ -105,6 +107,23 @@ class FlowTable(Section):
     )
 
 
+class Dns(Section):
+    """How the names of backends' hosts are asked for, again and again."""
+
+    resolver: Annotated[
+        Address | None, rules.DNS_SERVER, Otherwise("those of /etc/resolv.conf")
+    ] = _key("the server that is asked", None)
+    interval: Annotated[float, rules.DNS_TIME] = _key(
+        "the longest time until a name is asked for again; the answer's TTL may shorten it", "30s"
+    )
+    max_change: Annotated[float, SHARE] = _key(
+        "an answer that takes away more of a name's addresses is held back", "50%"
+    )
+    confirm: Annotated[int, rules.COUNT] = _key(
+        "until it has come this many times in a row; an empty one never counts", 3
+    )
+
+
 class Gateway(Section):
     """The instance: its name, its interfaces, where it answers, and what its packets carry."""
 
@@ -125,6 +144,7 @@ class Gateway(Section):
     tunnel_sources: TunnelSources = _key("outer source addresses of `ipip` and `gue`", {})
     gue_port: Annotated[int, rules.PORT] = _key("UDP port that backends take `gue` at", 6080)
     flow_table: FlowTable = _key("size and times of the table of flows", {})
+    dns: Dns = _key("how the names of backends' hosts are asked for", {})
 
 
 class Backend(Section):
@@ -133,7 +153,10 @@ class Backend(Section):
     name: Annotated[str | None, rules.BACKEND_NAME, Otherwise("`host:port`")] = _key(
         "unique in its pool; an IPv6 host stands in brackets by default", None
     )
-    host: Annotated[Address, rules.HOST] = _key("the server's address")
+    host: Annotated[Address | str, rules.BACKEND_HOST] = _key(
+        "the server's address; or a name, asked of DNS again and again: each of its addresses is a "
+        "backend, called `name@address` where there are several"
+    )
     port: Annotated[int | None, rules.PORT, Otherwise("required, but for `port: any`")] = _key(
         "the server's port; the service's own unless `mode` is `nat` or `fullnat`, and not given "
         "where that is `any`",
@@ -163,9 +186,21 @@ class Health(Section):
     """How the backends of a pool are probed. `health: none`: never probed, always up."""
 
     type: Annotated[CheckKind, rules.CHECK] = _key(
-        "`tcp`: connects; `http`: GET; `none`: never probed, always up", "tcp"
+        "`tcp`: connects, or talks; `http`, `https`: a request; `grpc`: its health protocol; "
+        "`udp`: a datagram; `dns`: a query; `icmp`: an echo request; `exec`: a command; `agent`: "
+        "asks the backend itself; `none`: never probed, always up. A key that has no effect with "
+        "the type is an error",
+        "tcp",
     )
     interval: Annotated[float, rules.INTERVAL] = _key("from one probe to the next", "2s")
+    fast_interval: Annotated[float | None, rules.INTERVAL, Otherwise("`interval`")] = _key(
+        "the same while probes contradict the health, so that it is soon decided; not longer than "
+        "`interval`",
+        None,
+    )
+    down_interval: Annotated[float | None, rules.INTERVAL, Otherwise("`interval`")] = _key(
+        "the same while the backend is down", None
+    )
     timeout: Annotated[float | None, rules.TIMEOUT, Otherwise("`1s`, or `interval` if shorter")] = (
         _key("a probe without an answer fails; not longer than `interval`", None)
     )
@@ -173,18 +208,77 @@ class Health(Section):
         "how many probes in a row decide; one number means both", {}
     )
     jitter: Annotated[float, SHARE] = _key("by how much single intervals vary", 0.1)
+    initial: Annotated[Initial, rules.INITIAL] = _key(
+        "what a new backend counts as until its first probe has ended; `unknown`: gets no traffic, "
+        "and the first probe decides alone",
+        "unknown",
+    )
     host: Annotated[Address | None, rules.PROBE_HOST, Otherwise("the backend's")] = _key(
         "probes go to this address", None
     )
     port: Annotated[int | None, rules.PORT, Otherwise("the backend's")] = _key(
-        "probes go to this port", None
+        "probes go to this port; not with `icmp`", None
     )
-    path: Annotated[str, rules.URL_PATH] = _key("`http` only: what is asked for", "/")
+    send: Annotated[bytes | None, asking.PAYLOAD, Otherwise("nothing; `udp` needs it")] = _key(
+        "`tcp`, `udp`, `agent`: what is sent", None
+    )
+    expect: Annotated[bytes | None, asking.PAYLOAD, Otherwise("any answer")] = _key(
+        "`tcp`, `udp`: what the answer must contain; without it `tcp` only opens a connection", None
+    )
+    method: Annotated[str, rules.METHOD] = _key("`http`, `https`: the method", "GET")
+    path: Annotated[str, rules.URL_PATH] = _key("`http`, `https`: what is asked for", "/")
     host_header: Annotated[str | None, rules.HEADER, Otherwise("the address probed")] = _key(
-        "`http` only: the Host header", None
+        "`http`, `https`: the Host header", None
+    )
+    headers: Annotated[tuple[tuple[str, str], ...], asking.HEADERS, Otherwise("none")] = _key(
+        "`http`, `https`: further headers", {}
     )
     expected_status: Annotated[tuple[Annotated[StatusRange, STATUS], ...], rules.ONE_STATUS] = _key(
-        "`http` only: what counts as a success", ["200-399"], min_length=1
+        "`http`, `https`: what counts as a success", ["200-399"], min_length=1
+    )
+    expected_body: Annotated[str | None, asking.REGEX, Otherwise("anything")] = _key(
+        "`http`, `https`: what is found in the first 64 KiB of the body", None
+    )
+    reuse: Annotated[bool, asking.SWITCH] = _key(
+        "`http`, `https`: keep the connection for the next probe; cheaper, but a server that takes "
+        "no new connections is not found out",
+        default=False,
+    )
+    tls: Annotated[bool, asking.SWITCH] = _key("`grpc`: over TLS", default=False)
+    server_name: Annotated[
+        str | None, rules.DNS_NAME, Otherwise("the name in `host_header`, or the address")
+    ] = _key("`https`, `grpc`: asked for (SNI), and must be in the server's certificate", None)
+    ca_file: Annotated[str | None, rules.FILE, Otherwise("the system's")] = _key(
+        "`https`, `grpc`: PEM file of the authorities that are trusted", None
+    )
+    insecure: Annotated[bool, asking.SWITCH] = _key(
+        "`https`, `grpc`: take any certificate", default=False
+    )
+    certificate: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
+        "`https`, `grpc`: PEM file of the probe's own certificate, and those above it", None
+    )
+    private_key: Annotated[str | None, rules.FILE, Otherwise("in `certificate`")] = _key(
+        "`https`, `grpc`: PEM file of its key, without a passphrase", None
+    )
+    grpc_service: Annotated[str, rules.GRPC_SERVICE] = _key(
+        "`grpc`: whose health is asked for; empty: the server's as a whole", ""
+    )
+    query_name: Annotated[str | None, rules.DNS_QUERY, Otherwise("required with `dns`")] = _key(
+        "`dns`: the name that is asked for", None
+    )
+    query_type: Annotated[str, rules.DNS_TYPE] = _key("`dns`: the type of record", "A")
+    expected_answer: Annotated[str | None, rules.DNS_ANSWER, Otherwise("any of the type")] = _key(
+        "`dns`: a record that must be among the answers, as zone files write it", None
+    )
+    command: Annotated[tuple[str, ...], asking.COMMAND, Otherwise("required with `exec`")] = _key(
+        "`exec`: program and arguments; exit code 0 is a success, the first line of output the "
+        "detail; no shell",
+        [],
+    )
+    via: Annotated[Via, rules.VIA] = _key(
+        "`datapath`: ask the VIP, the way that clients' packets go with `dsr`, `ipip` and `gue`, "
+        "which finds a server that has no VIP on lo or does not undo tunnels",
+        "direct",
     )
 
 

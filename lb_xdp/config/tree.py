@@ -140,14 +140,16 @@ class _Builder:
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, object]:
         data: dict[str, object] = {}
+        known = self._known_keys(loc)
         spellings = (str(key.value) for key, _ in node.value if isinstance(key, ScalarNode))
-        absent = set(self._known_keys(loc)).difference(map(_snake_case, spellings))
+        absent = set(known).difference(map(_snake_case, spellings))
         for key_node, value_node in node.value:
             if (problem := self._unfit_key(key_node, loc)) is not None:
                 self._tree.problems.append(problem)
                 continue
             spelling = str(key_node.value)
-            key = _snake_case(spelling)
+            # Where any key may stand, as in HTTP headers, it stands as it is spelled.
+            key = _snake_case(spelling) if known else spelling
             at = (*loc, key)
             if key not in data and (meant := self._meant(key, loc, absent)):
                 key, at = meant, (*loc, meant)

@@ -293,8 +293,8 @@ def _records(
     return records
 
 
-class _Way(NamedTuple):
-    """The first part of a BackendRecord."""
+class Way(NamedTuple):
+    """The first part of a BackendRecord. ``ifindex`` 0: there is none."""
 
     ifindex: int
     mac: bytes
@@ -302,7 +302,19 @@ class _Way(NamedTuple):
     mtu: int
 
 
-_NO_WAY = _Way(0, bytes(6), bytes(6), 0)
+_NO_WAY = Way(0, bytes(6), bytes(6), 0)
+
+
+def way_to(
+    config: Config,
+    mode: Mode,
+    address: Address,
+    topology: Topology,
+    held: BackendRecord | None,
+) -> Way:
+    """Return how a backend is reached; ``held`` is its present record."""
+    ours = {interface.index: interface for interface in _ours(config, topology)}
+    return _way(mode, address, topology, ours, held)
 
 
 def _way(
@@ -311,7 +323,7 @@ def _way(
     topology: Topology,
     ours: Mapping[int, Interface],
     held: BackendRecord | None,
-) -> _Way:
+) -> Way:
     """Return how a backend is reached."""
     hop = topology.next_hops.get(address)
     interface = ours.get(hop.ifindex) if hop else None
@@ -319,7 +331,7 @@ def _way(
     if hop is None or interface is None or mac is None or not _carries(mode, hop):
         return _NO_WAY
     mtu = max(interface.mtu - _outer_bytes(mode, address), 0)
-    return _Way(hop.ifindex, mac, hop.source_mac, mtu)
+    return Way(hop.ifindex, mac, hop.source_mac, mtu)
 
 
 def _resume(mode: Mode, limit: int) -> int:

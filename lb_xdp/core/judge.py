@@ -11,12 +11,22 @@ from functools import cached_property
 from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId
+from lb_xdp.core.health import Advice
 from lb_xdp.core.model import Config, Service, ServiceKey
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.snapshot import Health
-from lb_xdp.core.standing import HealthOf, Memory, ServiceStanding, stand_service
+from lb_xdp.core.standing import (
+    AdviceOf,
+    HealthOf,
+    Memory,
+    ServiceStanding,
+    no_advice,
+    stand_service,
+)
 
 _NOTHING = Memory()
+
+_Seen = tuple[tuple[Health, Advice], ...]
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,14 @@ class Standings:
 
 
 class _Known(NamedTuple):
-    """An outcome, and all that it was made from but the time."""
+    """An outcome, and all that it was made from but the time.
+
+    ``seen`` is the health of each backend, and what it asks for itself.
+    """
 
     service: Service
     overrides: Overrides
-    healths: tuple[Health, ...]
+    seen: _Seen
     memory: Memory
     standing: ServiceStanding
 
@@ -66,7 +79,7 @@ class _Known(NamedTuple):
         self,
         service: Service,
         overrides: Overrides,
-        healths: tuple[Health, ...],
+        seen: _Seen,
         memory: Memory,
         now_s: float,
     ) -> bool:
@@ -75,7 +88,7 @@ class _Known(NamedTuple):
         return (
             self.service is service
             and self.overrides is overrides
-            and self.healths == healths
+            and self.seen == seen
             and (memory is self.memory or memory is self.standing.memory)
             and (wake_s is None or now_s < wake_s)
         )
@@ -97,16 +110,23 @@ class Judge:
         health_of: HealthOf,
         memories: Mapping[ServiceKey, Memory],
         now_s: float,
+        *,
+        advice_of: AdviceOf = no_advice,
     ) -> Standings:
         """Return what every backend is to get. ``config`` is an ``extended`` one."""
         known = {}
         for service in config.services:
-            healths = tuple(health_of(service, backend) for backend in service.pool.backends)
+            seen = tuple(
+                (health_of(service, backend), advice_of(service, backend))
+                for backend in service.pool.backends
+            )
             memory = memories.get(service.key, _NOTHING)
             held = self._known.get(service.key)
-            if held is None or not held.holds(service, overrides, healths, memory, now_s):
-                standing = stand_service(service, overrides, health_of, memory, now_s)
-                held = _Known(service, overrides, healths, memory, standing)
+            if held is None or not held.holds(service, overrides, seen, memory, now_s):
+                standing = stand_service(
+                    service, overrides, health_of, memory, now_s, advice_of=advice_of
+                )
+                held = _Known(service, overrides, seen, memory, standing)
             known[service.key] = held
         self._known = known
         services = {key: held.standing for key, held in known.items()}

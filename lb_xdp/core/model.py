@@ -1,6 +1,7 @@
 """The configuration as the rest of the program sees it: frozen, checked, in SI units.
 
-This module owns the vocabulary (gateway, service, pool, backend, health check). It refuses to know
+This module owns the vocabulary (gateway, service, pool, backend, health check; what a probe asks is
+``check``'s). It refuses to know
 YAML: ``lb_xdp.config`` turns a file into these values and is the only place that says no to one.
 
 Addresses are ``ipaddress`` objects, IPv4 and IPv6 alike, without a zone; ports are host-order
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple, NewType, TypeAlias
+
+from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -116,6 +119,33 @@ class CheckKind(StrEnum):
     NONE = "none"
     TCP = "tcp"
     HTTP = "http"
+    HTTPS = "https"
+    GRPC = "grpc"
+    UDP = "udp"
+    DNS = "dns"
+    ICMP = "icmp"
+    EXEC = "exec"
+    AGENT = "agent"
+
+    @property
+    def needs_port(self) -> bool:
+        """Say whether a probe of this kind goes to a port."""
+        return self not in {CheckKind.NONE, CheckKind.ICMP, CheckKind.EXEC}
+
+
+class Initial(StrEnum):
+    """What a backend counts as until its first probe has ended."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+class Via(StrEnum):
+    """Which way probes go: to the backend's own address, or as a client's packets go."""
+
+    DIRECT = "direct"
+    DATAPATH = "datapath"
 
 
 class Listen(NamedTuple):
@@ -123,13 +153,6 @@ class Listen(NamedTuple):
 
     host: str
     port: int
-
-
-class StatusRange(NamedTuple):
-    """HTTP status codes from ``first`` to ``last``, both included."""
-
-    first: int
-    last: int
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -179,12 +202,21 @@ class BackendKey(NamedTuple):
         return _order(self) < _order(other)
 
 
+_NO_PAYLOAD: Final = Payload()
+_GET: Final = HttpCheck()
+_ROOT_ADDRESS: Final = DnsCheck()
+
+
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How the backends of a pool are probed.
+    """How the backends of a pool are probed: when, where, and what is asked.
 
-    ``jitter`` is the share of ``interval_s`` by which single intervals vary, 0 to 1: it keeps
-    probes from marching in step. ``host`` and ``port`` probe elsewhere than the backend's own.
+    ``fast_interval_s`` holds while results contradict the health, ``down_interval_s`` while the
+    backend is down; None stands for ``interval_s``. ``jitter`` is the share by which single
+    intervals vary, 0 to 1: it keeps probes from marching in step. ``host`` and ``port`` probe
+    elsewhere than the backend's own. Of the rest, each kind heeds its own part. ``tls`` None: in
+    plain text; https always has it. ``command`` is a program's absolute path and its arguments.
+    With ``via`` datapath a probe is addressed to the VIP, and reaches the one backend.
     """
 
     kind: CheckKind
@@ -195,9 +227,16 @@ class HealthCheck:
     jitter: float = 0.1
     host: Address | None = None
     port: int | None = None
-    path: str = "/"
-    http_host: str | None = None
-    expected_status: tuple[StatusRange, ...] = (StatusRange(200, 399),)
+    fast_interval_s: float | None = None
+    down_interval_s: float | None = None
+    initial: Initial = Initial.UNKNOWN
+    payload: Payload = _NO_PAYLOAD
+    http: HttpCheck = _GET
+    tls: Tls | None = None
+    grpc_service: str = ""
+    dns: DnsCheck = _ROOT_ADDRESS
+    command: tuple[str, ...] = ()
+    via: Via = Via.DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +266,19 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A backend whose address DNS knows: one backend for each address of ``host``.
+
+    ``template`` is what they have in common; its address is the unspecified one and means nothing.
+    ``position`` is how many of the pool's other backends stand before it in the file.
+    """
+
+    host: str
+    template: Backend
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named set of backends that share one health check, and how they come and go.
 
@@ -234,7 +286,7 @@ class Pool:
     ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
     after that is over. ``fallback`` is there if ``panic`` says so; it has weight 0 until then, and
-    is never probed.
+    is never probed. ``named`` are in ``backends`` as well once ``core.names`` has resolved them.
     """
 
     name: str
@@ -246,6 +298,7 @@ class Pool:
     failback_delay_s: float = 0.0
     panic: Panic = Panic.NONE
     fallback: Backend | None = None
+    named: tuple[Named, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +390,21 @@ GUE_PORT: Final = 6080
 
 
 @dataclass(frozen=True, slots=True)
+class Resolving:
+    """How hosts' names are asked for. ``server`` None: those of /etc/resolv.conf.
+
+    ``interval_s`` is the longest time from one question to the next; the answer's TTL may shorten
+    it. An answer that takes away more than the share ``max_change`` of the addresses must come
+    ``confirm`` times in a row.
+    """
+
+    server: Address | None = None
+    interval_s: float = 30.0
+    max_change: float = 0.5
+    confirm: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """One instance: its name, its interfaces, where it answers, and what its packets carry.
 
@@ -352,6 +420,7 @@ class Gateway:
     tunnel_sources: TunnelSources = TunnelSources()
     gue_port: int = GUE_PORT
     flow_table: FlowTable = FlowTable()
+    dns: Resolving = Resolving()
 
 
 @dataclass(frozen=True, slots=True)

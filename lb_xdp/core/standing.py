@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from lb_xdp.core.desired import BackendId
-from lb_xdp.core.health import is_live
+from lb_xdp.core.health import NO_ADVICE, Advice, is_live
 from lb_xdp.core.model import (
     Backend,
     BackendKey,
@@ -33,7 +33,7 @@ from lb_xdp.core.model import (
     Service,
     ServiceKey,
 )
-from lb_xdp.core.override import Overrides
+from lb_xdp.core.override import MAX_WEIGHT, Kind, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, Health, State
 
 RAMP_STEPS = 10
@@ -42,6 +42,12 @@ RAMP_STEPS = 10
 _FALLBACK_WEIGHT = 100
 
 HealthOf = Callable[[Service, Backend], Health]
+AdviceOf = Callable[[Service, Backend], Advice]
+
+
+def no_advice(_service: Service, _backend: Backend) -> Advice:
+    """Return no advice: backends that nobody asks have none."""
+    return NO_ADVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +130,19 @@ def at_start(config: Config, found: frozenset[BackendId] | None) -> dict[Service
 
 
 def stand_service(
-    service: Service, overrides: Overrides, health_of: HealthOf, memory: Memory, now_s: float
+    service: Service,
+    overrides: Overrides,
+    health_of: HealthOf,
+    memory: Memory,
+    now_s: float,
+    *,
+    advice_of: AdviceOf = no_advice,
 ) -> ServiceStanding:
     """Return what the backends of one service are to get."""
-    members = [_member(service, backend, overrides, health_of) for backend in service.pool.backends]
+    members = [
+        _advised(_member(service, backend, overrides, health_of), advice_of(service, backend))
+        for backend in service.pool.backends
+    ]
     healthy = frozenset(m.key for m in members if m.takes_flows and is_live(m.health))
     ramps = _ramps(service.pool, healthy, memory, now_s)
     standby = _standby(service.pool, members, healthy, memory, now_s)
@@ -155,7 +170,10 @@ def stand_service(
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A backend with all that is known of it. ``weight`` is the asked-for one, else the file's."""
+    """A backend with all that is known of it. ``weight`` is the asked-for one, else the file's.
+
+    ``ordered``: an operator gave it its admin state.
+    """
 
     backend: Backend
     key: BackendKey
@@ -163,6 +181,7 @@ class _Member:
     asked: str
     weight: int
     health: Health
+    ordered: bool = False
 
     @property
     def takes_flows(self) -> bool:
@@ -183,14 +202,36 @@ class _Member:
 def _member(
     service: Service, backend: Backend, overrides: Overrides, health_of: HealthOf
 ) -> _Member:
-    admin, weight, asked = Admin.READY, backend.weight, ""
+    admin, weight, asked, ordered = Admin.READY, backend.weight, "", False
     if overrides:
+        ordered = Subject(service.name, backend.name, Kind.ADMIN) in overrides.held
         admin = overrides.admin(service.name, backend.name)
         asked = "; ".join(map(str, overrides.about(service.name, backend.name)))
         told = overrides.weight(service.name, backend.name)
         if told is not None and not backend.fallback and backend.left is None:
             weight = told
-    return _Member(backend, backend.key, admin, asked, weight, health_of(service, backend))
+    health = health_of(service, backend)
+    return _Member(backend, backend.key, admin, asked, weight, health, ordered)
+
+
+def _advised(member: _Member, advice: Advice) -> _Member:
+    """Return a backend with what its agent asks for, where no operator asked for something else.
+
+    A share is one of the weight that holds otherwise; of a weight that is not 0, it is 0 only where
+    the agent says so.
+    """
+    if advice == NO_ADVICE or member.extra:
+        return member
+    admin, weight, words = member.admin, member.weight, []
+    if advice.admin is not None and not member.ordered:
+        admin = advice.admin
+        words.append(f"{admin} by its agent")
+    if advice.weight_share is not None and weight:
+        least = 1 if advice.weight_share else 0
+        weight = min(max(round(weight * advice.weight_share), least), MAX_WEIGHT)
+        words.append(f"{advice.weight_share:.0%} by its agent")
+    asked = "; ".join(filter(None, [member.asked, *words]))
+    return replace(member, admin=admin, weight=weight, asked=asked)
 
 
 def _ramps(

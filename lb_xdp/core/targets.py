@@ -1,5 +1,8 @@
 """What is probed: each backend of a pool once, for all services that share the pool.
 
+A probe through the datapath is addressed to a VIP, though: two services of a pool are two ways, and
+a backend may have the one VIP and not the other. So each such service has a health of its own.
+
 It refuses to know what a probe finds (``health``) and when one is due (``lb_xdp.probes``).
 """
 
@@ -9,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lb_xdp.core.health import Target
+from lb_xdp.core.health import NO_NAMES, Names, Target
 from lb_xdp.core.model import (
     Address,
     Backend,
@@ -18,16 +21,19 @@ from lb_xdp.core.model import (
     Config,
     HealthCheck,
     Service,
+    ServiceKey,
+    Via,
 )
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.snapshot import Admin
 
 
 class TargetId(NamedTuple):
-    """What is probed: a backend of a pool, once for all services that share the pool."""
+    """What is probed. ``service`` is set where the probe goes through the datapath."""
 
     pool: str
     backend: BackendKey
+    service: ServiceKey | None = None
 
 
 _UNPROBED = HealthCheck(CheckKind.NONE)
@@ -35,7 +41,9 @@ _UNPROBED = HealthCheck(CheckKind.NONE)
 
 def target_of(service: Service, backend: Backend) -> TargetId:
     """Return what is probed for a backend of a service; one that has left is what it was."""
-    return TargetId(backend.left or service.pool.name, backend.key)
+    through = service.pool.health.via is Via.DATAPATH
+    pool = backend.left or service.pool.name
+    return TargetId(pool, backend.key, service.key if through else None)
 
 
 def checks(config: Config) -> dict[TargetId, HealthCheck]:
@@ -74,15 +82,30 @@ def resting(config: Config, overrides: Overrides) -> frozenset[TargetId]:
 
 
 def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
-    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own."""
-    quiet = resting(config, overrides)
+    """Return what is to be probed; ``host`` and ``port`` of a check win over the backend's own.
+
+    Through the datapath, the VIP is asked.
+    """
+    quiet, named = resting(config, overrides), members(config)
     return {
         target: Target(
-            check, check.host or target.backend.address, check.port or target.backend.port
+            check,
+            check.host or _asked(target),
+            check.port or target.backend.port,
+            _names(target, named[target]) if check.kind is CheckKind.EXEC else NO_NAMES,
         )
         for target, check in checks(config).items()
         if check.kind is not CheckKind.NONE and target not in quiet
     }
+
+
+def _asked(target: TargetId) -> Address:
+    return target.backend.address if target.service is None else target.service.vip
+
+
+def _names(target: TargetId, named: list[tuple[str, str]]) -> Names:
+    """Return what a command is told; services that share a pool have its names in common."""
+    return Names(target.pool, named[0][1], tuple(service for service, _ in named))
 
 
 def addresses(config: Config) -> frozenset[Address]:

@@ -6,11 +6,12 @@ that tell an operator what to change. Refuses to change a switch itself: that is
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
-from lb_xdp.core.model import IPV4, IPV6, Address, Service
+from lb_xdp.core.model import IPV4, IPV6, Address, Service, Via
 from lb_xdp.errors import InterfaceError
 
 CONF: Final = Path("/proc/sys/net/ipv4/conf")
@@ -86,6 +87,44 @@ def forwarding_obstacles(
             "(and accept_ra=2 on interfaces whose routes come from router advertisements)"
         )
     return obstacles
+
+
+def probe_obstacles(
+    services: Iterable[Service],
+    interfaces: Iterable[str],
+    local_addresses: Collection[Address],
+    *,
+    conf: Path = CONF,
+) -> list[str]:
+    """Return what keeps answers to probes with ``via: datapath`` from us, each with its remedy.
+
+    A backend that is well would be taken for dead. Raises ``InterfaceError`` where one of
+    ``interfaces`` does not exist.
+    """
+    vips = {s.vip for s in services if s.pool.health.via is Via.DATAPATH}
+    obstacles = [
+        f"`via: datapath` cannot ask {vip}, which is an address of this host: give it to the "
+        "backends alone, or use `via: direct`"
+        for vip in sorted(vips & set(local_addresses), key=str)
+    ]
+    # fib_validate_source(): loose, some route must lead to the source; strict, one by the interface
+    # that the packet came in by, which is rarely where the way to a VIP lies. IPv6 has no filter.
+    vips4 = sorted((vip for vip in vips if vip.version == IPV4), key=int)
+    for interface in interfaces if vips4 else ():
+        found = rp_filter(interface, conf=conf)
+        lost = [str(vip) for vip in vips4 if found == STRICT or (found and not _has_route(vip))]
+        if lost:
+            obstacles.append(
+                f"rp_filter on {interface} drops what backends answer to probes with "
+                f"`via: datapath`, as {', '.join(lost)}: {_sysctl(interface, 'rp_filter', 0)} "
+                "(the larger of this and net.ipv4.conf.all.rp_filter counts)"
+            )
+    return obstacles
+
+
+def _has_route(address: Address) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        return asked.connect_ex((str(address), 9)) == 0
 
 
 def host_notices(

@@ -12,17 +12,21 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from lb_xdp.core.check import HttpCheck
 from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.probes import Prober
 from tests.support import pace
 from tests.support.lab import Host, Lab
+from tests.support.probing import Latest
 
 BACKEND = IPv4Address("10.0.0.2")
 BACKEND6 = IPv6Address("2001:db8::2")
 ABSENT = IPv4Address("10.0.0.77")
 PORT = 8080
-HTTP = HealthCheck(CheckKind.HTTP, interval_s=0.1, timeout_s=0.3, jitter=0.1, path="/healthz")
+HTTP = HealthCheck(
+    CheckKind.HTTP, interval_s=0.1, timeout_s=0.3, jitter=0.1, http=HttpCheck(path="/healthz")
+)
 TCP = HealthCheck(CheckKind.TCP, interval_s=0.1, timeout_s=0.3, jitter=0.1)
 
 NGINX = """
@@ -76,28 +80,6 @@ def backend() -> Iterator[Backend]:
             yield Backend(lab, there)
 
 
-class Latest:
-    """The latest result of every target, and a way to wait for one that fits."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, ProbeResult] = {}
-        self._news = asyncio.Event()
-
-    def __call__(self, target_id: str, result: ProbeResult) -> None:
-        self.results[target_id] = result
-        self._news.set()
-
-    async def until(self, **details: str) -> None:
-        """Wait until the targets' latest details are these."""
-        async with asyncio.timeout(10):
-            while any(self._detail(name) != detail for name, detail in details.items()):
-                self._news.clear()
-                await self._news.wait()
-
-    def _detail(self, name: str) -> str:
-        return self.results[name].detail if name in self.results else ""
-
-
 async def test_tells_apart_how_a_backend_fails(backend: Backend) -> None:
     """Up, frozen, stopped, started again, unplugged: each state of a real nginx has its words."""
     latest = Latest()
@@ -140,8 +122,8 @@ async def test_a_bad_target_disturbs_no_other(backend: Backend) -> None:
         prober.set_targets(
             {
                 "well": Target(HTTP, BACKEND, PORT),
-                "busy": Target(replace(HTTP, path="/busy"), BACKEND, PORT),
-                "missing": Target(replace(HTTP, path="/nowhere"), BACKEND, PORT),
+                "busy": Target(replace(HTTP, http=HttpCheck(path="/busy")), BACKEND, PORT),
+                "missing": Target(replace(HTTP, http=HttpCheck(path="/nowhere")), BACKEND, PORT),
                 "absent": Target(HTTP, ABSENT, PORT),
                 "unanswered": Target(patient, ABSENT, PORT),
                 "unrouted": Target(HTTP, elsewhere, PORT),

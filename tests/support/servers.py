@@ -129,14 +129,14 @@ class Echo:
         self.host = host
         self.port = port
         arguments = ["-m", "tests.support.echo", host.name, str(port)]
-        self._process = host.popen(
+        self.process = host.popen(
             _PYTHON, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._answer()
 
     def stats(self) -> EchoStats:
         """Return what it counted so far."""
-        stdin = self._process.stdin
+        stdin = self.process.stdin
         assert stdin is not None
         stdin.write("\n")
         stdin.flush()
@@ -145,10 +145,10 @@ class Echo:
 
     def stop(self) -> None:
         """End it at once."""
-        self.host.stop(self._process)
+        self.host.stop(self.process)
 
     def _answer(self) -> str:
-        stdout = self._process.stdout
+        stdout = self.process.stdout
         assert stdout is not None
         line = stdout.readline()
         if not line:

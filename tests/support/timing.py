@@ -24,7 +24,7 @@ from rich.table import Table
 from lb_xdp.core.model import Affinity, Algorithm, Mode
 from lb_xdp.datapath.bench import BASELINES, Case, Figure, Harness, measure
 from lb_xdp.datapath.bench_frames import Kind
-from tests.support import sandbox, timing_live
+from tests.support import sandbox, timing_live, timing_probes
 from tests.support.program import INNER, OUTER, Wire
 from tests.support.timing_lab import Built, Setup, To, make_wire, prime, traffic
 
@@ -191,6 +191,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cases", default="", metavar="REGEX", help="only rows that match")
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--live", action="store_true", help="frames a second as well")
+    parser.add_argument("--probes", action="store_true", help="what probes cost, and that only")
     parser.add_argument("--no-ns", action="store_true", help="frames a second only")
     return parser.parse_args(arguments)
 
@@ -200,6 +201,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _arguments(arguments)
     sandbox.enter()
     console = Console(width=110, stderr=options.json)
+    if options.probes:
+        return _measure_probes(options, console)
     results: list[dict[str, object]] = []
     report: dict[str, object] = {"machine": _machine(), "rounds": options.rounds, "ns": results}
     wire = make_wire()
@@ -220,6 +223,15 @@ def main(arguments: Sequence[str]) -> int:
         console.print(timing_live.table(frames))
     console.print(report["machine"])
     if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def _measure_probes(options: argparse.Namespace, console: Console) -> int:
+    probes = timing_probes.measure(options.cases)
+    console.print(timing_probes.table(probes), _machine())
+    if options.json:
+        report = {"machine": _machine(), "probes": timing_probes.as_dicts(probes)}
         sys.stdout.write(json.dumps(report) + "\n")
     return 0
 

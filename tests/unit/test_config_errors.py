@@ -49,7 +49,7 @@ def test_five_mistakes_make_five_lines_sorted_by_place() -> None:
         (
             "lb.yaml:3:3: gateway.colour: unknown key; "
             "allowed: name, interfaces, xdp_mode, api, metrics, snat_addresses, tunnel_sources, "
-            "gue_port, flow_table"
+            "gue_port, flow_table, dns"
         ),
         (
             "lb.yaml:8:33: pools[0].backends[1].port: 8080 is not 80, the port of the service on "

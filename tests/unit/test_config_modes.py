@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lb_xdp.config import MAX_SNAT_ADDRESSES, parse_config
-from lb_xdp.core.model import ANY_PORT, Config
+from lb_xdp.core.model import ANY_PORT, Config, Via
 from lb_xdp.errors import InvalidConfigError
 
 WEB: dict[str, Any] = {
@@ -244,3 +244,26 @@ def test_hashing_goes_without_records(algorithm: str) -> None:
     (found,) = load(WEB | {"algorithm": algorithm, "session": session}).services
     assert not found.session.flows
     assert not found.tracked
+
+
+@pytest.mark.parametrize("mode", ["dsr", "ipip", "gue"])
+def test_probes_can_go_the_way_of_modes_that_keep_the_vip(mode: str) -> None:
+    """Where the packet reaches the backend as one to the VIP, a probe can be the same."""
+    config = load(WEB | {"mode": mode, "health": {"type": "tcp", "via": "datapath"}})
+    assert config.services[0].pool.health.via is Via.DATAPATH
+
+
+@pytest.mark.parametrize("mode", ["nat", "fullnat"])
+def test_probes_through_a_translation_are_refused(mode: str) -> None:
+    """The backend's own address is asked by a direct probe already, and the message says so."""
+    service = WEB | {"mode": mode, "health": {"type": "tcp", "via": "datapath"}}
+    said = refused(service, **SOURCES)
+    assert said.startswith(f"services[0].health.via: `datapath` does not go with `mode: {mode}`")
+    assert "which `via: direct` asks already" in said
+
+
+def test_probes_of_the_vip_have_no_host_of_their_own() -> None:
+    """`host` would be another address than the VIP."""
+    health = {"type": "tcp", "via": "datapath", "host": "10.0.0.12"}
+    said = refused(WEB | {"mode": "dsr", "health": health})
+    assert said.startswith("services[0].health.host: does not go with `via: datapath`")

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from lb_xdp.config import parse_config
 from lb_xdp.config.durations import format_duration, parse_duration_s
+from lb_xdp.core.check import StatusRange
 from lb_xdp.core.model import (
     ANY_PORT,
     Affinity,
@@ -28,7 +29,6 @@ from lb_xdp.core.model import (
     NoBackend,
     Protocol,
     Session,
-    StatusRange,
     TunnelSources,
     XdpMode,
 )
@@ -147,7 +147,7 @@ def test_a_threshold_is_one_number_or_two(threshold: object, rise: int, fall: in
 def test_expected_status_is_one_or_several(status: object, expected: Any) -> None:
     """Statuses, ranges and lists of both are read as ranges."""
     check = health(type="http", expected_status=status)
-    assert check.expected_status == tuple(StatusRange(*pair) for pair in expected)
+    assert check.http.expected_status == tuple(StatusRange(*pair) for pair in expected)
 
 
 @pytest.mark.parametrize(("written", "share"), [("10%", 0.1), (0.25, 0.25), (0, 0.0), ("100%", 1)])
@@ -159,8 +159,8 @@ def test_jitter_is_a_share_or_a_percentage(written: object, share: float) -> Non
 def test_a_probe_can_go_elsewhere() -> None:
     """Host, port, path and Host header of an http probe are taken over."""
     check = health(type="http", host="127.0.0.1", port=9, path="/up", hostHeader="www.example.net")
-    assert (check.host, check.port, check.path) == (IPv4Address("127.0.0.1"), 9, "/up")
-    assert check.http_host == "www.example.net"
+    assert (check.host, check.port, check.http.path) == (IPv4Address("127.0.0.1"), 9, "/up")
+    assert check.http.host_header == "www.example.net"
 
 
 def test_the_gateway_takes_tunnels_sources_and_a_flow_table() -> None:
@@ -304,7 +304,7 @@ NAME = "a name of at most 63"
         (gateway, {"metrics": {"listen": "127.0.0.1:70000"}}, "an address and a port"),
         (gateway, {"metrics": {"listen": "host:80"}}, "an address and a port"),
         (gateway, {"snat_addresses": "10.0.0.5"}, '"10.0.0.5" is not allowed; a list'),
-        (gateway, {"snat_addresses": ["gw"]}, 'gateway.snat_addresses[0]: "gw": host names'),
+        (gateway, {"snat_addresses": ["gw"]}, 'gateway.snat_addresses[0]: "gw": a host name'),
         (gateway, {"snat_addresses": ["fe80::5"]}, "fe80::5 is a link-local address"),
         (gateway, {"tunnel_sources": {"ipv4": "172.16.0.0"}}, "an IPv4 prefix of 8 to 32 bits"),
         (gateway, {"tunnel_sources": {"ipv4": "100::/64"}}, "an IPv4 prefix of 8 to 32 bits"),
@@ -350,7 +350,14 @@ NAME = "a name of at most 63"
         (service, {"backends": []}, "services[0].backends: an empty list is not allowed"),
         (service, {"backends": [5]}, "5 is not allowed; a mapping with name, host, port"),
         (service, {"health": "nnoe"}, '"nnoe" is not allowed; `none`, or a mapping'),
-        (backend, {"host": "web1.example.net"}, "host names are not available in this version"),
+        (backend, {"host": "10.0.0.1l"}, "such as 10.0.0.11 or 2001:db8::11, or a host name"),
+        (backend, {"host": "web..example.net"}, "or a host name such as web.internal.example"),
+        (backend, {"host": "-web.example.net"}, "or a host name such as web.internal.example"),
+        (backend, {"host": "x" * 64 + ".net"}, "or a host name such as web.internal.example"),
+        (gateway, {"dns": {"resolver": "ns.example.net"}}, "a host name is not allowed here"),
+        (gateway, {"dns": {"interval": "100ms"}}, "a duration from 1s to 24h"),
+        (gateway, {"dns": {"max_change": "150%"}}, "from 0% to 100%"),
+        (gateway, {"dns": {"confirm": 0}}, "an integer from 1 to 100"),
         (backend, {"host": "::1"}, "is a loopback address"),
         (backend, {"host": "fe80::11"}, "is a link-local address: it could be on any interface"),
         (backend, {"host": "fe80::11%eth0"}, "an address with a zone is not allowed"),
@@ -368,7 +375,7 @@ NAME = "a name of at most 63"
         (backend, {"priority": 256}, "256 is not allowed; an integer from 0 to 255"),
         (backend, {"priority": -1}, "an integer from 0 to 255"),
         (backend, {"name": "a b"}, NAME),
-        (health, {"type": "https"}, "did you mean `http`?"),
+        (health, {"type": "htp"}, "did you mean `http`?"),
         (health, {"interval": 0}, "a duration from 10ms to 1h"),
         (health, {"interval": "soon"}, "such as 500ms, 2s, 15min, 3h, or a number of seconds"),
         (health, {"timeout": 0}, "services[0].health.timeout: 0 is not allowed; a duration from 1"),
@@ -384,7 +391,7 @@ NAME = "a name of at most 63"
         (health, {"type": "http", "expected_status": []}, "an empty list is not allowed"),
         (health, {"jitter": "110%"}, "a number from 0 to 1, or from 0% to 100%"),
         (health, {"jitter": 2}, "a number from 0 to 1"),
-        (health, {"host": "example.net"}, "host names are not available in this version"),
+        (health, {"host": "example.net"}, "a host name is not allowed here"),
     ],
 )
 def test_a_wrong_value_makes_one_message_in_plain_words(

@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb_xdp.core.health import HealthState, ProbeResult, initial, is_live, observe
-from lb_xdp.core.model import CheckKind, HealthCheck
-from lb_xdp.core.snapshot import Health
+from lb_xdp.core.health import (
+    NO_ADVICE,
+    Advice,
+    HealthState,
+    ProbeResult,
+    initial,
+    is_live,
+    next_interval_s,
+    observe,
+)
+from lb_xdp.core.model import CheckKind, HealthCheck, Initial
+from lb_xdp.core.snapshot import Admin, Health
 
 CHECK = HealthCheck(kind=CheckKind.TCP, rise=2, fall=3)
 
@@ -122,3 +131,52 @@ def test_unprobed_backend_stays_as_it_is(*, observed_up: bool | None) -> None:
 def test_only_up_and_unprobed_are_live() -> None:
     """Unknown and down get no traffic."""
     assert [health for health in Health if is_live(health)] == [Health.UP, Health.NONE]
+
+
+@pytest.mark.parametrize("word", list(Initial))
+def test_a_new_backend_begins_as_configured(word: Initial) -> None:
+    """Only where the maps say nothing; and only unknown lets the first result decide alone."""
+    check = HealthCheck(CheckKind.TCP, rise=2, fall=3, initial=word)
+    state = initial(check, 1.0, None)
+    assert state.health is Health(word)
+    assert is_live(state.health) is (word is Initial.UP)
+    assert initial(check, 1.0, observed_up=True).health is Health.UP
+    assert initial(check, 1.0, observed_up=False).health is Health.DOWN
+    after = observe(state, ProbeResult(word is not Initial.UP, "", 0.1, 2.0), check)
+    assert (after.health is Health(word)) is (word is not Initial.UNKNOWN)
+
+
+PACED = HealthCheck(
+    CheckKind.TCP, interval_s=4.0, rise=2, fall=3, fast_interval_s=1.0, down_interval_s=9.0
+)
+
+
+@pytest.mark.parametrize(
+    ("history", "interval_s"),
+    [
+        ([True], 4.0),
+        ([True, False], 1.0),
+        ([True, False, True], 4.0),
+        ([True, False, False, False], 9.0),
+        ([True, False, False, False, True], 1.0),
+        ([True, False, False, False, True, True], 4.0),
+    ],
+    ids=["up", "failing", "up again", "down", "rising", "risen"],
+)
+def test_the_pace_follows_the_health(history: list[bool], interval_s: float) -> None:
+    """Fast while results contradict the health, as configured while down, else as usual."""
+    assert next_interval_s(PACED, play(PACED, None, history)) == interval_s
+    assert next_interval_s(CHECK, play(CHECK, None, history)) == CHECK.interval_s
+
+
+def test_advice_holds_until_there_is_other_advice() -> None:
+    """An agent that does not answer has not changed its mind; one that answers says all anew."""
+    half = Advice(0.5, Admin.DRAIN)
+    state = initial(CHECK, 0.0, None)
+    assert state.advice == NO_ADVICE
+    for second, (told, advice) in enumerate(
+        [(half, half), (None, half), (Advice(0.1), Advice(0.1)), (NO_ADVICE, NO_ADVICE)]
+    ):
+        for ok in (True, False, False, False):
+            state = observe(state, ProbeResult(ok, "", 0.1, float(second), told), CHECK)
+            assert state.advice == advice

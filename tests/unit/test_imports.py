@@ -23,6 +23,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "datapath": CORE,
     "netlink": CORE,
     "probes": CORE,
+    "via": CORE,
     "metrics": CORE,
     "api": CORE,
     "api.server": CORE | {"reconciler"},
@@ -33,11 +34,14 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
+    "resolver": CORE,
+    "address_book": CORE,
+    "naming": CORE | {"resolver", "address_book"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "store", "witness"}
-    | {"datapath", "netlink", "probes", "metrics", "api"},
+    | {"layers", "naming", "store", "witness"}
+    | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
     "cli.decap": CORE | {"datapath"},

@@ -8,21 +8,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from ipaddress import IPv4Address
 from itertools import pairwise
 from random import Random
 
 import pytest
 
+from lb_xdp.core.check import HttpCheck, StatusRange
 from lb_xdp.core.health import ProbeResult, Target
-from lb_xdp.core.model import CheckKind, HealthCheck, StatusRange
-from lb_xdp.probes import Prober
-from lb_xdp.probes.http import make_session, probe_http
-from lb_xdp.probes.tcp import probe_tcp
+from lb_xdp.core.model import CheckKind, HealthCheck
+from lb_xdp.probes import Prober, dial
+from tests.support.probing import HERE, probe
 
-HERE = IPv4Address("127.0.0.1")
 TCP = HealthCheck(CheckKind.TCP, interval_s=0.02, timeout_s=1.0, jitter=0.0)
-HTTP = HealthCheck(CheckKind.HTTP, interval_s=0.02, timeout_s=1.0, jitter=0.0, path="/healthz")
+HTTP = HealthCheck(
+    CheckKind.HTTP, interval_s=0.02, timeout_s=1.0, jitter=0.0, http=HttpCheck(path="/healthz")
+)
 
 Answer = Callable[[asyncio.StreamWriter], Coroutine[None, None, None]]
 
@@ -97,12 +97,6 @@ async def stuck_body(writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def get(port: int, check: HealthCheck = HTTP) -> ProbeResult:
-    """Probe once by HTTP."""
-    async with make_session() as session:
-        return await probe_http(check, HERE, port, time.monotonic, session)
-
-
 def unused_port() -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as probe:
@@ -115,7 +109,7 @@ async def test_tcp_probe_finds_a_listener_and_spares_its_application() -> None:
     with closing(socket.create_server((str(HERE), 0))) as listener:
         listener.settimeout(0)
         port = listener.getsockname()[1]
-        results = [await probe_tcp(TCP, HERE, port, time.monotonic) for _ in range(5)]
+        results = [await probe(TCP, port) for _ in range(5)]
         assert {(result.ok, result.detail) for result in results} == {(True, "connected")}
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -123,7 +117,7 @@ async def test_tcp_probe_finds_a_listener_and_spares_its_application() -> None:
 
 async def test_tcp_probe_says_refused_where_nothing_listens() -> None:
     """A closed port is a failure in plain words."""
-    result = await probe_tcp(TCP, HERE, unused_port(), time.monotonic)
+    result = await probe(TCP, unused_port())
     assert (result.ok, result.detail) == (False, "connection refused")
 
 
@@ -133,7 +127,7 @@ async def test_tcp_probe_gives_up_on_a_listener_that_takes_no_more() -> None:
     with closing(socket.create_server((str(HERE), 0), backlog=0)) as listener:
         port = listener.getsockname()[1]
         with closing(socket.create_connection((str(HERE), port))):
-            result = await probe_tcp(check, HERE, port, time.monotonic)
+            result = await probe(check, port)
     assert (result.ok, result.detail) == (False, "timed out after 0.05 s")
     assert 0.05 <= result.duration_s < 0.5
 
@@ -170,7 +164,7 @@ async def test_tcp_probe_gives_up_on_a_listener_that_takes_no_more() -> None:
 async def test_http_probe_judges_the_status(answer: str, ok: bool, detail: str) -> None:  # noqa: FBT001 - a table's column
     """The status decides, redirects are answers like others, half an answer is none."""
     async with listening(saying(answer)) as server:
-        result = await get(server.port)
+        result = await probe(HTTP, server.port)
     assert (result.ok, result.detail) == (ok, detail)
 
 
@@ -189,7 +183,7 @@ async def test_http_probe_judges_the_status(answer: str, ok: bool, detail: str) 
 async def test_http_probe_calls_garbage_by_its_name(garbage: bytes) -> None:
     """Whatever answers, the probe fails with one short printable line and raises nothing."""
     async with listening(saying(garbage)) as server:
-        result = await get(server.port)
+        result = await probe(HTTP, server.port)
     assert not result.ok
     assert result.detail.startswith(("not HTTP: ", "connection closed"))
     assert result.detail.isprintable()
@@ -198,9 +192,10 @@ async def test_http_probe_calls_garbage_by_its_name(garbage: bytes) -> None:
 
 async def test_http_probe_names_the_statuses_that_it_expected() -> None:
     """With expected statuses of its own a check refuses others, and lists what it wants."""
-    check = replace(HTTP, expected_status=(StatusRange(200, 200), StatusRange(401, 403)))
+    wanted = (StatusRange(200, 200), StatusRange(401, 403))
+    check = replace(HTTP, http=HttpCheck(expected_status=wanted))
     async with listening(saying("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n")) as server:
-        result = await get(server.port, check)
+        result = await probe(check, server.port)
     assert result.detail == "301 Moved Permanently, expected 200, 401-403"
 
 
@@ -208,7 +203,7 @@ async def test_http_probe_names_the_statuses_that_it_expected() -> None:
 async def test_http_probe_ends_at_its_timeout(answer: Answer) -> None:
     """A backend that accepts and never ends its answer fails within the check's timeout."""
     async with listening(answer) as server:
-        result = await get(server.port, replace(HTTP, timeout_s=0.05))
+        result = await probe(replace(HTTP, timeout_s=0.05), server.port)
     assert (result.ok, result.detail) == (False, "timed out after 0.05 s")
     assert 0.05 <= result.duration_s < 0.5
 
@@ -216,7 +211,7 @@ async def test_http_probe_ends_at_its_timeout(answer: Answer) -> None:
 async def test_http_probe_reads_no_more_of_the_body_than_it_must() -> None:
     """An endless body ends the probe in success at the limit, long before the timeout."""
     async with listening(endless_body) as server:
-        result = await get(server.port, replace(HTTP, timeout_s=5.0))
+        result = await probe(replace(HTTP, timeout_s=5.0), server.port)
     assert (result.ok, result.detail) == (True, "200 OK")
     assert result.duration_s < 1.0
 
@@ -224,9 +219,10 @@ async def test_http_probe_reads_no_more_of_the_body_than_it_must() -> None:
 async def test_http_probe_asks_as_configured_and_remembers_nothing() -> None:
     """Path and Host come from the check, cookies do not come back, nothing is kept open."""
     answer = saying("HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
-    async with listening(answer) as server, make_session() as session:
-        for check in (HTTP, replace(HTTP, http_host="www.example.org", path="/a ?b=%2F")):
-            await probe_http(check, HERE, server.port, time.monotonic, session)
+    odd = HttpCheck(path="/a ?b=%2F", host_header="www.example.org")
+    async with listening(answer) as server:
+        for check in (HTTP, replace(HTTP, http=odd)):
+            await probe(check, server.port)
     first, second = (request.lower().split("\r\n") for request in server.requests)
     assert first[0] == "get /healthz http/1.1"
     assert f"host: 127.0.0.1:{server.port}" in first
@@ -239,7 +235,7 @@ async def test_http_probe_asks_as_configured_and_remembers_nothing() -> None:
 
 async def test_http_probe_says_refused_where_nothing_listens() -> None:
     """A closed port reads the same for HTTP as for TCP."""
-    result = await get(unused_port())
+    result = await probe(HTTP, unused_port())
     assert (result.ok, result.detail) == (False, "connection refused")
 
 
@@ -365,6 +361,67 @@ def test_intervals_vary_by_the_jitter_and_not_more() -> None:
     """Drawn intervals fill the range of interval times one minus to one plus jitter."""
     prober = Prober[str](lambda _name, _result: None, random=Random(1))
     check = replace(TCP, interval_s=2.0, jitter=0.25)
-    drawn_s = [prober._draw_interval_s(check) for _ in range(1000)]
+    drawn_s = [prober._draw_interval_s(2.0, check) for _ in range(1000)]
     assert 1.5 <= min(drawn_s) < 1.52
     assert 2.48 < max(drawn_s) <= 2.5
+
+
+async def test_the_pace_is_asked_for_after_each_result() -> None:
+    """Whoever knows the health says when the next probe is due, from one probe to the next."""
+    results, asked = Results(), list[int]()
+
+    def pace(target_id: str, check: HealthCheck) -> float:
+        assert (target_id, check) == ("a", slow)
+        asked.append(len(results.seen))
+        return 0.02 if len(results.seen) < 5 else 60.0
+
+    slow = replace(TCP, interval_s=30.0)
+    async with Prober(results, pace=pace) as prober:
+        prober.set_targets({"a": Target(slow, HERE, 1)})
+        await results.wait("a", 5)
+    assert asked[:4] == [1, 2, 3, 4]
+
+
+async def test_who_is_in_a_hurry_can_have_a_probe_at_once() -> None:
+    """A target that waits is probed now; one that is unknown, or under way, is left alone."""
+    results = Results()
+    rarely = replace(TCP, interval_s=60.0)
+    async with Prober(results) as prober:
+        prober.set_targets({"a": Target(rarely, HERE, 1)})
+        for count in range(1, 4):
+            await results.wait("a", count)
+            prober.probe_now("nobody")
+            while len(results.of("a")) == count:
+                prober.probe_now("a")
+                await asyncio.sleep(0)
+        assert prober.begins_within_s == 0
+
+
+async def test_targets_that_are_set_at_once_are_spread() -> None:
+    """First probes follow one another shortly; second ones come evenly, over a whole interval."""
+    results, count, interval_s = Results(), 50, 1.0
+    began_s = time.monotonic()
+    async with Prober(results) as prober:
+        check = replace(TCP, interval_s=interval_s)
+        prober.set_targets({str(n): Target(check, HERE, 1) for n in range(count)})
+        assert 0 < prober.begins_within_s < 0.1 * interval_s
+        for number in range(count):
+            await results.wait(str(number), 2)
+    starts_s = [results.of(str(n))[1].at_s - began_s for n in range(count)]
+    for number, start_s in enumerate(starts_s):
+        due_s = interval_s * (0.5 + (number + 0.5) / count)
+        assert due_s <= start_s < due_s + 0.3
+
+
+async def test_the_way_of_a_target_explains_its_failures() -> None:
+    """A dial opens the sockets and has the last word on what a failure means."""
+
+    class Elsewhere(dial.Direct):
+        def explain(self, port: int, detail: str) -> str:
+            return f"{detail}, by another way to {port}"
+
+    results = Results()
+    async with Prober(results, dial_of=lambda _name: Elsewhere()) as prober:
+        prober.set_targets({"a": Target(TCP, HERE, 1)})
+        (result, *_) = await results.wait("a", 1)
+    assert result.detail == "connection refused, by another way to 1"
