@@ -24,6 +24,7 @@ from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Config
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
+from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -40,6 +41,7 @@ from lb_xdp.instance import STATE_DIRECTORY, locked, notify, raise_limits, requi
 from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
+from lb_xdp.native import fastest_fill
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices
 from lb_xdp.probes.prober import Prober
@@ -155,6 +157,7 @@ class Daemon:
             overrides=kept.overrides,
             lingering=kept.lingering,
             record=self._record,
+            rings=Rings(fastest_fill()),
         )
         self._layers = Layers(self._reconciler, store, self._record)
         self._names = self._present_names()

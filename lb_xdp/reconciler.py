@@ -74,12 +74,13 @@ class Reconciler:
         lingering: Sequence[Farewell] = (),
         record: Record = log_event,
         timestamp: Callable[[], float] = time.time,
+        rings: Rings | None = None,
     ) -> None:
         self.config = config
         self.topology = Topology()
         self.observed = observed
         self.overrides = overrides or Overrides()
-        self.rings = Rings()
+        self.rings = rings or Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
         self._settling: dict[ServiceKey, tuple[RingImage, tuple[int, int]]] = {}

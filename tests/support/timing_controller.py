@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import json
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -29,12 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from ruamel.yaml import YAML
 
 from lb_xdp.core.model import BackendKey
 from lb_xdp.core.ring import maglev
 from tests.support import pace
-from tests.support.lab import Host, Lab
+from tests.support.lab import Lab
 from tests.support.topologies import Network, two_armed
 
 SERVICES, BACKENDS = 1000, 10
@@ -51,7 +49,7 @@ def measure(rounds: int) -> dict[str, float]:
     for services in (1, SERVICES):
         with Lab() as lab:
             bench = _Bench(two_armed(lab, 1), services)
-            label = f"{services:,} × {BACKENDS}"
+            label = f"{services:,} x {BACKENDS}"
             figures |= {f"{label}: {name}": value for name, value in bench.measure(rounds).items()}
     return figures
 
@@ -172,7 +170,9 @@ class _Bench:
 
     def _metrics(self) -> float:
         return _timed(
-            lambda: self._gateway.run("curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:9464/metrics")
+            lambda: self._gateway.run(
+                "curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:9464/metrics"
+            )
         )
 
     def _command(self, *arguments: str) -> None:
@@ -199,7 +199,12 @@ class _Bench:
         self._config_path.write_text(_as_yaml(config))
 
     def _make_config(self) -> dict[str, Any]:
-        check = {"type": "tcp", "interval": "10s", "timeout": "2s", "threshold": {"rise": 2, "fall": 3}}
+        check = {
+            "type": "tcp",
+            "interval": "10s",
+            "timeout": "2s",
+            "threshold": {"rise": 2, "fall": 3},
+        }
         return {
             "gateway": {
                 "name": _NAME,
@@ -286,9 +291,11 @@ def _memory(pid: int, field: str) -> float:
 
 def _busy(pid: int) -> float:
     """Return how much of a core a process takes, over some seconds."""
+
     def ticks() -> int:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
+
     before, started_s = ticks(), time.perf_counter()
     time.sleep(_REST_S)
     return (ticks() - before) / (time.perf_counter() - started_s)

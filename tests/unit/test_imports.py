@@ -32,11 +32,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "layers": CORE | {"reconciler", "store", "witness"},
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
+    "native": CORE,
     "instance": {"errors"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "store", "witness"}
+    | {"layers", "store", "witness", "native"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
