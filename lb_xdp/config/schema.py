@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from inspect import isclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, get_args
@@ -308,7 +308,12 @@ def section_at(loc: Loc) -> type[Section] | None:
 def known_keys(loc: Loc) -> Sequence[str]:
     """Return the keys that the mapping at ``loc`` may have."""
     section = section_at(loc)
-    return tuple(section.model_fields) if section else ()
+    return _keys_of(section) if section else ()
+
+
+@cache
+def _keys_of(section: type[Section]) -> Sequence[str]:
+    return tuple(section.model_fields)
 
 
 def json_schema() -> dict[str, Any]:
