@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -51,13 +52,18 @@ def snapshot_from_json(document: object) -> Snapshot:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    """Return ``value`` as an instance of ``kind``: dataclass, tuple of one kind, enum or scalar."""
+    """Return ``value`` as an instance of ``kind``.
+
+    That is a dataclass, a tuple or mapping of one kind, an enum or a scalar.
+    """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _type_hints_of(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.name in value]
         return kind(**{name: _build(hints[name], value[name]) for name in names})
     if typing.get_origin(kind) is tuple:
         return tuple(_build(typing.get_args(kind)[0], item) for item in value)
+    if typing.get_origin(kind) is Mapping:
+        return {key: _build(typing.get_args(kind)[1], item) for key, item in value.items()}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(value)
     return value

@@ -200,6 +200,21 @@ class Fallback(Section):
     )
 
 
+class Damping(Section):
+    """When a backend that goes up and down too often is held down, and for how long."""
+
+    changes: Annotated[int, rules.FLAPS] = _key(
+        "so many changes of health, up or down, within `within` hold a backend down", 6
+    )
+    within: Annotated[float, rules.FLAP_TIME] = _key("how far back changes count", "1min")
+    hold: Annotated[float, rules.FLAP_TIME] = _key(
+        "how long it is held the first time; twice as long each time again, until it has been free "
+        "for `max_hold`",
+        "30s",
+    )
+    max_hold: Annotated[float, rules.FLAP_TIME] = _key("how long it is held at most", "10min")
+
+
 class Pool(Section):
     """A named set of backends that share one health check, and how they come and go."""
 
@@ -224,6 +239,9 @@ class Pool(Section):
     )
     fallback: Annotated[Fallback | None, rules.FALLBACK, Otherwise("not given")] = _key(
         "the server for `panic: fallback`", None
+    )
+    damping: Annotated[Damping | None, rules.DAMPING, Otherwise("`none`")] = _key(
+        "hold backends down that go up and down too often; `{}` for the defaults below", None
     )
 
 

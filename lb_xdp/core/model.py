@@ -227,6 +227,19 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Damping:
+    """Flap damping: ``changes`` of health within ``within_s`` hold a backend down.
+
+    For ``hold_s``, and each time again twice as long, up to ``max_hold_s``.
+    """
+
+    changes: int = 6
+    within_s: float = 60.0
+    hold_s: float = 30.0
+    max_hold_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named set of backends that share one health check, and how they come and go.
 
@@ -234,7 +247,7 @@ class Pool:
     ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
     after that is over. ``fallback`` is there if ``panic`` says so; it has weight 0 until then, and
-    is never probed.
+    is never probed. ``damping`` None: backends may change as often as they like.
     """
 
     name: str
@@ -246,6 +259,7 @@ class Pool:
     failback_delay_s: float = 0.0
     panic: Panic = Panic.NONE
     fallback: Backend | None = None
+    damping: Damping | None = None
 
 
 @dataclass(frozen=True, slots=True)

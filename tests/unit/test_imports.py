@@ -33,11 +33,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
     "native": CORE,
+    "journal": CORE,
+    "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "store", "witness", "native"}
+    | {"layers", "store", "witness", "native", "journal", "chronicle"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
