@@ -41,7 +41,7 @@ def require_privilege() -> None:
     if missing:
         raise PrivilegeError(
             f"lb-xdp may not load XDP programs here (missing {', '.join(missing)}): run it as "
-            "root, sudo lb-xdp run -c FILE; only `lb-xdp check` and `lb-xdp schema` need no privilege"
+            "root, sudo lb-xdp run -c FILE; `lb-xdp check` and `lb-xdp schema` need no privilege"
         )
 
 

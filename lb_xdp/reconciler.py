@@ -428,7 +428,9 @@ class Reconciler:
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
         ends_ns.append(round((self._wake_s or 0) * 1e9))
-        ends_ns += [round(self._flaps[t].held_until_s * 1e9) for t in self._held if t in self._flaps]
+        ends_ns += [
+            round(self._flaps[t].held_until_s * 1e9) for t in self._held if t in self._flaps
+        ]
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
