@@ -132,6 +132,8 @@ def hand_over(ring: Ring, live: Collection[BackendKey], weights: Mapping[Backend
     """
     up = frozenset(live)
     alive = np.array([*(key in up for key in ring.keys), False])  # the last stands for EMPTY
+    if alive[:-1].all() and ring.keys:
+        return ring  # which has no EMPTY slot then
     orphans = np.flatnonzero(~alive[np.minimum(ring.owner, len(ring.keys))])
     able = [i for i, key in enumerate(ring.keys) if alive[i] and weights.get(key, 0) > 0]
     owner = ring.owner.copy()
