@@ -31,8 +31,20 @@ def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def encode_snapshot(snapshot: Snapshot) -> str:
-    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value."""
-    return json.dumps(dataclasses.asdict(snapshot))
+    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value.
+
+    ``dataclasses.asdict`` would copy every value of it first, in Python.
+    """
+    return json.dumps(snapshot, default=_fields_of)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in _names_of(type(value))}
+
+
+@cache
+def _names_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def snapshot_from_json(document: object) -> Snapshot:
