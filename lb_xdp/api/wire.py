@@ -39,7 +39,8 @@ def encode_snapshot(snapshot: Snapshot) -> str:
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in _names_of(type(value))}
+    kind: type = type(value)
+    return {name: getattr(value, name) for name in _names_of(kind)}
 
 
 @cache
