@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import shutil
 import signal
@@ -144,6 +145,7 @@ class _Bench:
             while b"READY=1" not in channel.recv(4096):
                 continue
             found.setdefault(what, []).append(time.perf_counter() - started_s)
+            found.setdefault(f"{what} of its CPU time", []).append(_cpu_s(daemon.pid))
             self._channel = channel
             yield daemon.pid
 
@@ -292,10 +294,12 @@ def _memory(pid: int, field: str) -> float:
 def _busy(pid: int) -> float:
     """Return how much of a core a process takes, over some seconds."""
 
-    def ticks() -> int:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-
-    before, started_s = ticks(), time.perf_counter()
+    before_s, started_s = _cpu_s(pid), time.perf_counter()
     time.sleep(_REST_S)
-    return (ticks() - before) / (time.perf_counter() - started_s)
+    return (_cpu_s(pid) - before_s) / (time.perf_counter() - started_s) * 100
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a process since its start, without that of its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
