@@ -283,8 +283,11 @@ class Reconciler:
 
     def _state_of(self, target: TargetId) -> HealthState | None:
         """Return a target's health as it counts: down while it is held down."""
-        state, flaps = self._health.get(target), self._flaps.get(target, STEADY)
-        if state is None or not (is_live(state.health) and flaps.held(self._clock())):
+        state = self._health.get(target)
+        if state is None or target not in self._held or not is_live(state.health):
+            return state
+        flaps = self._flaps.get(target, STEADY)
+        if not flaps.held(self._clock()):
             return state
         left_s = flaps.held_until_s - self._clock()
         detail = f"flapping, held down for another {left_s:.0f} s; {state.detail}"
