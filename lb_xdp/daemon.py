@@ -7,6 +7,7 @@ order, then a reconciler cycle. Ending the daemon never touches what forwards.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -66,6 +67,7 @@ _SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
+_YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
 _SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
@@ -75,6 +77,7 @@ def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command
     config = load_config(config_path)
     require_privilege()
     raise_limits()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
     with locked(config.gateway.name):
         try:
             asyncio.run(Daemon(config, config_path, replace=replace).main())

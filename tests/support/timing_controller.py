@@ -70,9 +70,12 @@ def _ring(rounds: int) -> float:
         BackendKey(IPv4Address("10.3.0.0") + n, 80): 50 + n % 100 for n in range(_RING_BACKENDS)
     }
     gc.collect()
-    return statistics.median(
-        _timed(lambda: maglev(weights, how=fastest_fill())) for _ in range(rounds)
-    ) * 1e3
+    return (
+        statistics.median(
+            _timed(lambda: maglev(weights, how=fastest_fill())) for _ in range(rounds)
+        )
+        * 1e3
+    )
 
 
 def _timed(action: Callable[[], object]) -> float:
