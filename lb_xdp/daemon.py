@@ -7,6 +7,7 @@ order, then a reconciler cycle. Ending the daemon never touches what forwards.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -16,16 +17,18 @@ from pathlib import Path
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
+from lb_xdp.chronicle import Chronicle
 from lb_xdp.collector import Collector
 from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
 from lb_xdp.core.change import needs_restart
-from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Config, Via
 from lb_xdp.core.names import total_backends
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.probe_way import probe_ways
+from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -38,11 +41,20 @@ from lb_xdp.errors import (
     InvalidConfigError,
     LbError,
 )
-from lb_xdp.instance import STATE_DIRECTORY, locked, notify, raise_limits, require_privilege
+from lb_xdp.instance import (
+    STATE_DIRECTORY,
+    locked,
+    notify,
+    raise_limits,
+    require_privilege,
+    watchdog_s,
+)
+from lb_xdp.journal import Journal
 from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
+from lb_xdp.native import fastest_fill
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.probes.dial import Dial, Direct
@@ -52,7 +64,7 @@ from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.turns import StoppedError, Turns
 from lb_xdp.via import Courier
-from lb_xdp.witness import Record, log_event, membership_events
+from lb_xdp.witness import membership_events
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +73,8 @@ _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
 _NAMES_RETRY_S = 5.0  # how soon addresses that were refused are tried again
+_YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
+_SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
 _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
@@ -69,6 +83,7 @@ def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command
     config = load_config(config_path)
     require_privilege()
     raise_limits()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
     with locked(config.gateway.name):
         try:
             asyncio.run(Daemon(config, config_path, replace=replace).main())
@@ -103,19 +118,19 @@ def pinned_names() -> list[str]:
 class Daemon:
     """One run of the daemon; it is also the Controller behind the API."""
 
-    def __init__(
-        self, config: Config, path: Path, *, replace: bool, record: Record = log_event
-    ) -> None:
+    def __init__(self, config: Config, path: Path, *, replace: bool) -> None:
         self._written = config  # as the file says; in ``_config`` names have become addresses
         self._config = config
         self._path = path
         self._replace = replace
-        self._record = record
+        self._chronicle = Chronicle(Journal(STATE_DIRECTORY / config.gateway.name))
+        self._record = self._chronicle.record
+        self._naming = Naming(STATE_DIRECTORY / config.gateway.name, self._record, self._on_names)
         self._probing: tuple[Config, ...] = (config,)
         self._decided = asyncio.Event()
         self._turns = Turns()
         self._courier = Courier()
-        self._naming = Naming(STATE_DIRECTORY / config.gateway.name, record, self._on_names)
+        self._worked_s = 0.0
         self._exposition = Exposition(self.snapshot)
 
     # The life of the daemon.
@@ -129,6 +144,7 @@ class Daemon:
         self._retry = loop.call_soon(self._turns.changed.set)
         self._settling = self._retry
         async with AsyncExitStack() as stack:
+            stack.callback(self._chronicle.close)
             self._follower = await stack.enter_async_context(
                 Follower(self._config.gateway.interfaces, self._turns.changed.set)
             )
@@ -168,6 +184,7 @@ class Daemon:
             overrides=kept.overrides,
             lingering=kept.lingering,
             record=self._record,
+            rings=Rings(fastest_fill()),
         )
         self._layers = Layers(self._reconciler, store, self._record)
         self._names = self._present_names()
@@ -202,13 +219,14 @@ class Daemon:
                 Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
             )
             await self._first_cycle()
-            collecting = asyncio.create_task(self._collector.work())
-            stack.callback(collecting.cancel)
+            for work in (self._collector.work(), self._show_life()):
+                stack.callback(asyncio.create_task(work).cancel)
         finally:
             self._remove_unused_pins()
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
+        self._find()
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
@@ -269,6 +287,7 @@ class Daemon:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._turns.changed.set)
         else:
             self._reporter.trouble = ""
+            self._worked_s = asyncio.get_running_loop().time()
             await self._keep_up()
             self._wake_in_time()
 
@@ -278,6 +297,20 @@ class Daemon:
             self._forget_gone()
             self._probe(*self._probing)
             await self._layers.keep_up()
+
+    async def _show_life(self) -> None:
+        """Tell systemd's watchdog that decisions are made, as long as they are.
+
+        A cycle is asked for as anybody would, so what answers is the task that decides.
+        """
+        interval_s = watchdog_s()
+        loop = asyncio.get_running_loop()
+        while interval_s:
+            asked_s = loop.time()
+            self._turns.changed.set()
+            await asyncio.sleep(interval_s / _SIGNS_OF_LIFE)
+            if self._worked_s >= asked_s:
+                notify("WATCHDOG=1")
 
     def _wake_in_time(self) -> None:
         """Have a cycle when one is due though nothing happens."""
@@ -298,7 +331,11 @@ class Daemon:
     def snapshot(self) -> Snapshot:
         """Return the gateway as it is now."""
         self._reporter.name_notices = self._naming.notices(self._written)
-        return self._reporter.snapshot()
+        return self._chronicle.completed(self._reporter.snapshot())
+
+    async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
+        """Return events that are wanted; the Controller's part of the API."""
+        return await self._chronicle.events(wanted, wait_s)
 
     async def reload(self) -> str:
         """Load the file again; the Controller's part of the API."""
@@ -456,6 +493,7 @@ class Daemon:
         for event in membership_events(before, config, time.time()):
             self._record(event)
         self._forget_gone()
+        self._find()
         await self._keep_up()
         moved = sum(plan.moved.values()) if plan else 0
         return f"{len(config.services)} services; {moved} slots moved"
@@ -495,6 +533,10 @@ class Daemon:
         for name in self._names - names:
             self._exposition.forget(*name)
         self._names = names
+
+    def _find(self) -> None:
+        """Let the journal know the states that backends are in from their beginning on."""
+        self._chronicle.find(self._reconciler.states(), time.time())
 
     def _tell(self, kind: EventKind, cause: str) -> None:
         self._record(Event(kind, time.time(), cause=cause))

@@ -20,18 +20,28 @@ RUN_DIRECTORY = Path("/run/lb-xdp")
 STATE_DIRECTORY = Path("/var/lib/lb-xdp")
 """Has a directory for each gateway, with what must survive a restart."""
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+"""What capabilities(7) says that loading and attaching needs, by number; since Linux 5.8."""
+
+_CAP_SYS_ADMIN = 21
+"""Stands for CAP_BPF and CAP_PERFMON wherever they are asked for."""
 
 
 def require_privilege() -> None:
-    """Raise PrivilegeError unless this process may load BPF programs and attach them."""
+    """Raise PrivilegeError unless this process may load BPF programs and attach them.
+
+    A program that rewrites packets by pointers is checked by the verifier under CAP_PERFMON.
+    """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     effective = int(next(x for x in status.splitlines() if x.startswith("CapEff")).split()[1], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    held = {bit for bit in range(64) if effective >> bit & 1}
+    if _CAP_SYS_ADMIN in held:
+        held |= {_CAPABILITIES["CAP_PERFMON"], _CAPABILITIES["CAP_BPF"]}
+    missing = [name for name, bit in _CAPABILITIES.items() if bit not in held]
     if missing:
         raise PrivilegeError(
-            f"lb-xdp must run as root to load XDP programs (missing {', '.join(missing)}): "
-            "sudo lb-xdp run -c FILE; only `lb-xdp check` and `lb-xdp schema` need no privilege"
+            f"lb-xdp may not load XDP programs here (missing {', '.join(missing)}): run it as "
+            "root, sudo lb-xdp run -c FILE; `lb-xdp check` and `lb-xdp schema` need no privilege"
         )
 
 
@@ -98,6 +108,13 @@ def _take(lock: int, gateway: str) -> None:
         raise AlreadyRunningError(
             f"a daemon of gateway {gateway} was just ending: nothing was changed, try again"
         )
+
+
+def watchdog_s() -> float:
+    """Return how often systemd wants a sign of life (sd_watchdog_enabled(3)); 0: not at all."""
+    meant = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    interval_us = os.environ.get("WATCHDOG_USEC", "")
+    return int(interval_us) / 1e6 if interval_us.isdigit() and meant == str(os.getpid()) else 0.0
 
 
 def notify(message: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from lb_xdp.core.damping import STEADY, FlapState, dampings, on_change
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import (
@@ -50,7 +51,7 @@ from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
-from lb_xdp.core.snapshot import Admin, Health
+from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import ServiceStanding, Standing, at_start
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
@@ -84,12 +85,13 @@ class Reconciler:
         lingering: Sequence[Farewell] = (),
         record: Record = log_event,
         timestamp: Callable[[], float] = time.time,
+        rings: Rings | None = None,
     ) -> None:
         self.config = config
         self.topology = Topology()
         self.observed = observed
         self.overrides = overrides or Overrides()
-        self.rings = Rings()
+        self.rings = rings or Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
         self._settling: dict[ServiceKey, tuple[RingImage, tuple[int, int]]] = {}
@@ -102,6 +104,8 @@ class Reconciler:
         self._witness = Witness(record)
         self._judge = Judge()
         self._health: dict[TargetId, HealthState] = {}
+        self._flaps: dict[TargetId, FlapState] = {}
+        self._held: set[TargetId] = set()
         self._probe_s: dict[TargetId, float] = {}
         held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
@@ -150,6 +154,8 @@ class Reconciler:
         self._members = members(self.whole)
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
+        self._dampings = dampings(self.whole)
+        self._flaps = {t: flaps for t, flaps in self._flaps.items() if t in self._dampings}
 
     def _lingering_after(self, config: Config) -> Held:
         return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
@@ -257,7 +263,45 @@ class Reconciler:
             return after.advice != before.advice
         if is_live(before.health):
             self.failovers += 1
+        if before.health is not Health.UNKNOWN:
+            self._note_change(target)
         return True
+
+    # Flap damping.
+
+    def _note_change(self, target: TargetId) -> None:
+        """Count a change of health; one too many holds the backend down."""
+        damping = self._dampings.get(target)
+        if damping is None:
+            return
+        now_s, before = self._clock(), self._flaps.get(target, STEADY)
+        self._flaps[target] = after = on_change(before, damping, now_s)
+        if after.held_until_s == before.held_until_s:
+            return
+        cause = (
+            f"{damping.changes} changes of health within {damping.within_s:g} s, held down for "
+            f"{after.held_until_s - now_s:g} s"
+        )
+        self._held.add(target)
+        for names in self.members(target):
+            self._record(Event(EventKind.FLAPPING, self._timestamp(), *names, cause=cause))
+
+    def _release(self) -> None:
+        """Forget holds that are over."""
+        now_s = self._clock()
+        self._held = {t for t in self._held if self._flaps.get(t, STEADY).held(now_s)}
+
+    def _state_of(self, target: TargetId) -> HealthState | None:
+        """Return a target's health as it counts: down while it is held down."""
+        state = self._health.get(target)
+        if state is None or target not in self._held or not is_live(state.health):
+            return state
+        flaps = self._flaps.get(target, STEADY)
+        if not flaps.held(self._clock()):
+            return state
+        left_s = flaps.held_until_s - self._clock()
+        detail = f"flapping, held down for another {left_s:.0f} s; {state.detail}"
+        return replace(state, health=Health.DOWN, detail=detail)
 
     # What goes out.
 
@@ -279,7 +323,7 @@ class Reconciler:
         return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
 
     def _health_of(self, service: Service, backend: Backend) -> Health:
-        held = self._health.get(target_of(service, backend))
+        held = self._state_of(target_of(service, backend))
         return held.health if held else Health.UNKNOWN
 
     def _advice_of(self, service: Service, backend: Backend) -> Advice:
@@ -325,6 +369,7 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
+        self._release()
         standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
         if plan.empty:
@@ -385,7 +430,12 @@ class Reconciler:
         if obstacle is not None:
             return obstacle, "", None
         target = target_of(service, backend)
-        return self._health[target].detail, "", self._probe_s.get(target)
+        state = self._state_of(target) or self._health[target]
+        return state.detail, "", self._probe_s.get(target)
+
+    def states(self) -> Mapping[tuple[str, str], State]:
+        """Return the state of every backend after the latest cycle, by service and backend."""
+        return self._witness.states()
 
     def now_s(self) -> float:
         """Return the time, on the clock of everything here."""
@@ -400,11 +450,14 @@ class Reconciler:
         """Return when a cycle is due though nothing happens, CLOCK_MONOTONIC; None for never.
 
         Then the unsettled slots of some ring have waited long enough, a slow start takes its next
-        step, a priority may leave, or the time of a lingering backend is over.
+        step, a priority may leave, or the time of a lingering or flapping backend is over.
         """
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
         ends_ns.append(round((self._wake_s or 0) * 1e9))
+        ends_ns += [
+            round(self._flaps[t].held_until_s * 1e9) for t in self._held if t in self._flaps
+        ]
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
@@ -461,7 +514,8 @@ class Reconciler:
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
-            health, left = self._health[target], self.lingering.get(identity)
+            health = self._state_of(target) or self._health[target]
+            left = self.lingering.get(identity)
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),

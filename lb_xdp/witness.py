@@ -94,6 +94,15 @@ class Witness:
                 known[key] = (standing, {backend: one.state for backend, one in seen.items()})
         self._known = known
 
+    def states(self) -> dict[tuple[str, str], State]:
+        """Return the state of every backend, by the names of service and backend."""
+        return {
+            (standing.service.name, backend.name): states[backend.key]
+            for standing, states in self._known.values()
+            for backend in standing.service.pool.backends
+            if backend.key in states
+        }
+
     def _compare(
         self,
         before: tuple[ServiceStanding, Mapping[BackendKey, State]] | None,

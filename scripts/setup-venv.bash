@@ -9,7 +9,7 @@ ensure_venv() { # runtime|dev
 	local place wanted
 	[ -x "$python" ] || die "$python is missing: install python3"
 	place="$python $("$python" -V) at $PWD"
-	wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup-venv.bash | sha256sum)
+	wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup-venv.bash native/*.c | sha256sum)
 	if stamp_says "$1" "$place" "$wanted" || stamp_says dev "$place" "$wanted"; then
 		return
 	fi
@@ -21,6 +21,7 @@ ensure_venv() { # runtime|dev
 		quietly "$python" -m venv --system-site-packages .venv
 	fi
 	install_project "$1"
+	build_native
 	printf '%s\n' "$1" "$place" "$wanted" >"$stamp"
 }
 
@@ -42,4 +43,19 @@ install_project() {
 	say "installing the project and its libraries into .venv"
 	quietly .venv/bin/python -m pip install -q --disable-pip-version-check \
 		-c scripts/constraints.txt "${what[@]}"
+}
+
+# The hottest loop of the controller. Without a compiler Python does the same, more slowly; kernel
+# headers bring one along on Debian and Ubuntu.
+build_native() {
+	local compiler
+	rm -f lb_xdp/liblb_ring.so
+	for compiler in cc gcc gcc-14 gcc-13 gcc-12 clang; do
+		if command -v "$compiler" >/dev/null &&
+			"$compiler" -O2 -std=c11 -Wall -Wextra -Werror -ffreestanding -nostdlib -fPIC -shared \
+				-o lb_xdp/liblb_ring.so native/lb_ring.c 2>/dev/null; then
+			return
+		fi
+	done
+	say "no C compiler: rings of many services will take longer to make"
 }

@@ -13,9 +13,11 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 from lb_xdp.api.wire import error_from_json, snapshot_from_json
 from lb_xdp.core.snapshot import Snapshot
@@ -70,6 +72,12 @@ class Client:
     def snapshot(self) -> Snapshot:
         """Return the snapshot as our own value."""
         return snapshot_from_json(self.status())
+
+    def events(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the events that a query of ``/v1/events`` asks for, oldest first."""
+        timeout_s = STATUS_TIMEOUT_S + float(query.get("wait", 0))
+        answer = self._request("GET", f"/v1/events?{urlencode(query)}", timeout_s)
+        return list(answer["events"])
 
     def reload(self) -> str:
         """Have the daemon load its file again; return in a sentence what changed."""

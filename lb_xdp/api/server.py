@@ -6,6 +6,7 @@ the socket's mode and owner alone.
 
     GET  /v1/ping     the daemon's pid and version
     GET  /v1/status   the Snapshot
+    GET  /v1/events   what happened (``events`` says what may be asked)
     POST /v1/reload   load the configuration file again; 422 with its errors when it is refused
     POST /v1/detach   remove program and pins; the daemon ends after the answer
 """
@@ -26,6 +27,8 @@ from typing import Protocol
 from aiohttp import web
 
 from lb_xdp import __version__
+from lb_xdp.api import events
+from lb_xdp.api.events import EventsSource
 from lb_xdp.api.wire import encode_snapshot, error_to_json
 from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.errors import AlreadyRunningError, HostError, InvalidConfigError, LbError
@@ -36,7 +39,7 @@ PATH_BYTES_MAX = 107  # sun_path of unix(7) is 108 bytes with its NUL
 SHUTDOWN_S = 2.0
 
 
-class Controller(Protocol):
+class Controller(EventsSource, Protocol):
     """What the API needs of the gateway. All of it is called in the event loop's thread."""
 
     def snapshot(self) -> Snapshot:
@@ -61,6 +64,7 @@ def make_app(controller: Controller) -> web.Application:
     app[CONTROLLER] = controller
     app.router.add_get("/v1/ping", _ping)
     app.router.add_get("/v1/status", _status)
+    app.router.add_get("/v1/events", _events)
     app.router.add_post("/v1/reload", _reload)
     app.router.add_post("/v1/detach", _detach)
     return app
@@ -164,6 +168,11 @@ async def _status(request: web.Request) -> web.Response:
     snapshot = request.app[CONTROLLER].snapshot()
     text = await asyncio.to_thread(encode_snapshot, snapshot)
     return web.json_response(text=text)
+
+
+async def _events(request: web.Request) -> web.Response:
+    """Tell what happened."""
+    return await events.answer(request, request.app[CONTROLLER])
 
 
 async def _reload(request: web.Request) -> web.Response:

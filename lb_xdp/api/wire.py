@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -30,8 +31,21 @@ def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def encode_snapshot(snapshot: Snapshot) -> str:
-    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value."""
-    return json.dumps(dataclasses.asdict(snapshot))
+    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value.
+
+    ``dataclasses.asdict`` would copy every value of it first, in Python.
+    """
+    return json.dumps(snapshot, default=_fields_of)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    kind: type = type(value)
+    return {name: getattr(value, name) for name in _names_of(kind)}
+
+
+@cache
+def _names_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def snapshot_from_json(document: object) -> Snapshot:
@@ -51,13 +65,18 @@ def snapshot_from_json(document: object) -> Snapshot:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    """Return ``value`` as an instance of ``kind``: dataclass, tuple of one kind, enum or scalar."""
+    """Return ``value`` as an instance of ``kind``.
+
+    That is a dataclass, a tuple or mapping of one kind, an enum or a scalar.
+    """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _type_hints_of(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.name in value]
         return kind(**{name: _build(hints[name], value[name]) for name in names})
     if typing.get_origin(kind) is tuple:
         return tuple(_build(typing.get_args(kind)[0], item) for item in value)
+    if typing.get_origin(kind) is Mapping:
+        return {key: _build(typing.get_args(kind)[1], item) for key, item in value.items()}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(value)
     return value

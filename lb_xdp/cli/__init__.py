@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "Run the daemon in the foreground.",
     "status": "Show datapath, services and backends.",
     "service": "Show how services forward, spread and remember.",
+    "events": "Show what happened, when and why.",
     "reload": "Have the daemon load its configuration again.",
     "detach": "Remove program and pins: forwarding stops.",
     "bench": "Time the program that a gateway runs.",

@@ -1,4 +1,4 @@
-"""How the daemon's log looks: one line of key=value on a terminal, one JSON object elsewhere.
+"""How the daemon's log looks: key=value on a terminal and in systemd's journal, JSON elsewhere.
 
 This module owns the form alone. What is logged, and with which ``extra`` keys, is the caller's.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ class LogFormat(StrEnum):
     AUTO = "auto"
     TEXT = "text"
     JSON = "json"
+    JOURNAL = "journal"
 
 
 # What every record has; all else on a record came through ``extra``.
@@ -25,13 +27,28 @@ RECORD_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 
 
 def setup(level: str, form: LogFormat) -> None:
-    """Send all logs of ``level`` and above to stderr in ``form``; auto asks whether it is a tty."""
-    text = form is LogFormat.TEXT or (form is LogFormat.AUTO and sys.stderr.isatty())
+    """Send all logs of ``level`` and above to stderr in ``form``; auto asks what stderr is."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TextFormatter() if text else JsonFormatter())
+    handler.setFormatter(_FORMATTERS[_fitting() if form is LogFormat.AUTO else form]())
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
+
+
+def _fitting() -> LogFormat:
+    """Return the form for whoever reads stderr: a person, systemd's journal, or a program."""
+    if sys.stderr.isatty():
+        return LogFormat.TEXT
+    return LogFormat.JOURNAL if _to_journal() else LogFormat.JSON
+
+
+def _to_journal() -> bool:
+    """Say whether stderr is the stream that systemd made for the journal (systemd.exec(5))."""
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
@@ -70,6 +87,38 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
         return json.dumps(document, default=str)
+
+
+class JournalFormatter(logging.Formatter):
+    """``<4>message key=value ...``: the priority for the journal, which knows the time itself.
+
+    Every line has one (sd-daemon(3)), those of a traceback as well.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or lines, for ``record``."""
+        pairs = [f"{key}={_quoted(str(value))}" for key, value in _extra(record).items()]
+        text = " ".join([record.getMessage(), *pairs])
+        if record.exc_info:
+            text += f"\n{self.formatException(record.exc_info)}"
+        priority = next((p for level, p in _PRIORITIES if record.levelno >= level), _DEBUG)
+        return "\n".join(f"<{priority}>{line}" for line in text.splitlines() or [""])
+
+
+_DEBUG = 7
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+)
+"""From levels to priorities of syslog(3), the most urgent first."""
+
+_FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {
+    LogFormat.TEXT: TextFormatter,
+    LogFormat.JSON: JsonFormatter,
+    LogFormat.JOURNAL: JournalFormatter,
+}
 
 
 def _quoted(value: str) -> str:

@@ -32,7 +32,7 @@ from lb_xdp.cli.logs import LogFormat, setup
     type=click.Choice([form.value for form in LogFormat]),
     default=LogFormat.AUTO.value,
     show_default=True,
-    help="auto: text on a terminal, else JSON lines.",
+    help="auto: text on a terminal, priorities for systemd's journal, else JSON lines.",
 )
 def command(config_path: Path, log_level: str, log_format: str, *, replace: bool) -> None:
     """Run the daemon in the foreground.

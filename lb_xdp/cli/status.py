@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ def command(target: Target, output: str) -> None:
       sudo lb-xdp status
       sudo lb-xdp status -o json | jq '.services[].backends[] | {name, state, packets}'
     """
+    gc.disable()  # what is made here is needed until the end, and looking for cycles takes longer
     client = connect(target)
     if output == "json":
         click.echo(json.dumps(client.status(), indent=2, ensure_ascii=False))

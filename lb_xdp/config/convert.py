@@ -20,6 +20,7 @@ from lb_xdp.core.model import (
     BackendName,
     CheckKind,
     Config,
+    Damping,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -113,7 +114,13 @@ def _named_pool(pool: schema.Pool) -> Pool:
         failback_delay_s=pool.failback_delay,
         panic=pool.panic,
         fallback=_fallback(pool.fallback) if pool.fallback else None,
+        damping=_damping(pool.damping) if pool.damping else None,
     )
+
+
+def _damping(damping: schema.Damping) -> Damping:
+    hold_s = min(damping.hold, damping.max_hold)
+    return Damping(damping.changes, damping.within, hold_s, damping.max_hold)
 
 
 def _fallback(fallback: schema.Fallback) -> Backend:

@@ -18,6 +18,7 @@ from lb_xdp.core.model import (
     Backend,
     CheckKind,
     Config,
+    Damping,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -132,6 +133,16 @@ def _changes(pool: Pool) -> dict[str, Any]:
         "failback_delay": format_duration(pool.failback_delay_s),
         "panic": str(pool.panic),
         **({} if fallback is None else {"fallback": _place(fallback, str(fallback.address))}),
+        **({} if pool.damping is None else {"damping": _damping(pool.damping)}),
+    }
+
+
+def _damping(damping: Damping) -> dict[str, Any]:
+    return {
+        "changes": damping.changes,
+        "within": format_duration(damping.within_s),
+        "hold": format_duration(damping.hold_s),
+        "max_hold": format_duration(damping.max_hold_s),
     }
 
 

@@ -5,7 +5,10 @@ It owns the order of the steps: syntax, shape, comparisons, conversion. Each ste
 
 from __future__ import annotations
 
+import gc
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lb_xdp.config.check import find_problems, find_warnings
@@ -43,6 +46,11 @@ def parse_config(text: str, source: str) -> Config:
 
     Raises InvalidConfigError with all problems, sorted by place.
     """
+    with _without_collector():
+        return _parse(text, source)
+
+
+def _parse(text: str, source: str) -> Config:
     tree = read_tree(text, source, known_keys)
     root, shape_problems = validate_shape(tree)
     draft = draft_of(tree.data)
@@ -50,6 +58,22 @@ def parse_config(text: str, source: str) -> Config:
     if problems or root is None:
         raise InvalidConfigError(sorted(problems))
     return to_config(root, source, tuple(str(warning) for warning in find_warnings(draft, tree)))
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let Python not look for cycles meanwhile.
+
+    What is read lives until the end, and looking through a large file's hundreds of thousands of
+    objects again and again takes as long as reading it.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _decode(raw: bytes, source: str) -> str:

@@ -108,6 +108,7 @@ _TITLES = (
     ("gateway.flow_table", schema.FlowTable),
     ("pools[]", schema.Pool),
     ("pools[].fallback", schema.Fallback),
+    ("pools[].damping", schema.Damping),
     ("backends[]", schema.Backend),
     ("health", schema.Health),
     ("health.threshold", schema.Threshold),

@@ -80,6 +80,7 @@ SERVICE_PORT = or_word(PORT, "any", ANY_PORT)
 WEIGHT = integer(0, 65535)
 CONNECTIONS = integer(1, 1_000_000_000)
 COUNT = integer(1, 100)
+FLAPS = integer(2, 1000)
 PRIORITY = integer(0, 255)
 LEAST = integer(1, 16_000)
 FLOW_ENTRIES = integer(16, 1 << 24)
@@ -90,6 +91,7 @@ SESSION_TIME = duration(1, 7 * 86400)
 FLOW_TIME = duration(1, 7 * 86400)
 CHANGE_TIME = duration(0, 86400)
 DNS_TIME = duration(1, 86400)
+FLAP_TIME = duration(1, 86400)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
@@ -144,6 +146,15 @@ FALLBACK = Shorthand(
     Rule(
         "mapping",
         "a mapping such as `{host: 10.0.0.99, port: 80}`",
+        {"not": {}},  # nothing but a mapping, which is described beside it
+        _mapping_only,
+    ),
+)
+DAMPING = Shorthand(
+    dict,
+    Rule(
+        "mapping",
+        "a mapping such as `{changes: 6, within: 1min}`, or `{}` for the defaults",
         {"not": {}},  # nothing but a mapping, which is described beside it
         _mapping_only,
     ),

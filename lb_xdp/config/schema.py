@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from inspect import isclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, get_args
@@ -294,6 +294,21 @@ class Fallback(Section):
     )
 
 
+class Damping(Section):
+    """When a backend that goes up and down too often is held down, and for how long."""
+
+    changes: Annotated[int, rules.FLAPS] = _key(
+        "so many changes of health, up or down, within `within` hold a backend down", 6
+    )
+    within: Annotated[float, rules.FLAP_TIME] = _key("how far back changes count", "1min")
+    hold: Annotated[float, rules.FLAP_TIME] = _key(
+        "how long it is held the first time; twice as long each time again, until it has been free "
+        "for `max_hold`",
+        "30s",
+    )
+    max_hold: Annotated[float, rules.FLAP_TIME] = _key("how long it is held at most", "10min")
+
+
 class Pool(Section):
     """A named set of backends that share one health check, and how they come and go."""
 
@@ -318,6 +333,9 @@ class Pool(Section):
     )
     fallback: Annotated[Fallback | None, rules.FALLBACK, Otherwise("not given")] = _key(
         "the server for `panic: fallback`", None
+    )
+    damping: Annotated[Damping | None, rules.DAMPING, Otherwise("`none`")] = _key(
+        "hold backends down that go up and down too often; `{}` for the defaults below", None
     )
 
 
@@ -402,7 +420,12 @@ def section_at(loc: Loc) -> type[Section] | None:
 def known_keys(loc: Loc) -> Sequence[str]:
     """Return the keys that the mapping at ``loc`` may have."""
     section = section_at(loc)
-    return tuple(section.model_fields) if section else ()
+    return _keys_of(section) if section else ()
+
+
+@cache
+def _keys_of(section: type[Section]) -> Sequence[str]:
+    return tuple(section.model_fields)
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
 from lb_xdp.config.syntax import TOO_DEEP, syntax_problem
 from lb_xdp.config.wording import key_name, nearest, quote
@@ -29,6 +33,10 @@ _PLAIN_TAGS = {
     _YAML_TAG + kind
     for kind in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
 }
+_BROKEN = (YAMLError, RecursionError, ValueError, ArithmeticError, LookupError)
+"""What reading may raise: ruamel lets bare Python errors through for some escapes and numbers."""
+
+_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _CAMEL_CASE = re.compile(r"[a-z]+(?:[A-Z][a-z0-9]*)+", re.ASCII)
 
 
@@ -100,17 +108,50 @@ def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str
 
     Raises InvalidConfigError where it is no YAML at all. Lesser problems are left in the tree.
     """
-    yaml = YAML(typ="safe", pure=True)
-    yaml.composer.warn_double_anchors = False
     try:
-        root = yaml.compose(text)
-    except (YAMLError, RecursionError, ValueError, ArithmeticError, LookupError) as error:
-        # ruamel lets bare Python errors through for some escapes and numbers.
+        root = _compose(text)
+    except _BROKEN as error:
         raise InvalidConfigError([syntax_problem(error, text, source)]) from error
     tree = Tree(source, values={(): Place(1, 1)})
     if root is not None:
         tree.data = _Builder(tree, known_keys).build(root, ())
     return tree
+
+
+def _compose(text: str) -> Node | None:
+    """Return the root node, by libyaml where it is there: it takes a tenth of the time.
+
+    What it refuses is read again in Python, whose complaints ``syntax`` knows; so is a file with a
+    directive, which could ask for the rules of YAML 1.1.
+    """
+    if not _DIRECTIVE.search(text):
+        with suppress(*_BROKEN):
+            return _root(text, pure=False)
+    return _root(text, pure=True)
+
+
+def _root(text: str, *, pure: bool) -> Node | None:
+    yaml = YAML(typ="safe", pure=pure)
+    yaml.composer.warn_double_anchors = False
+    if not pure:
+        yaml.Resolver = _QuickResolver
+    root: Node | None = yaml.compose(text)
+    return root
+
+
+class _QuickResolver(VersionedResolver):
+    """Remembers the tags of scalars: in a large file most of them come again and again."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._known: dict[tuple[object, ...], object] = {}
+
+    def resolve(self, kind: type, value: str, implicit: tuple[bool, bool]) -> object:
+        key = (kind, value, *implicit) if kind is ScalarNode else (kind,)
+        tag = self._known.get(key)
+        if tag is None:
+            tag = self._known[key] = super().resolve(kind, value, implicit)
+        return tag
 
 
 class _Builder:
@@ -129,14 +170,15 @@ class _Builder:
             message = TOO_DEEP if self._nodes_left >= 0 else f"more than {MAX_NODES:,} values"
             # No path: it would be long, or go round in a circle.
             raise InvalidConfigError([ConfigProblem(self._tree.source, *place, "", message)])
-        if node.tag not in _PLAIN_TAGS:
-            message = f"the tag {quote(str(node.tag))} is not allowed; leave it out"
+        tag = _tag(node)
+        if tag not in _PLAIN_TAGS:
+            message = f"the tag {quote(tag)} is not allowed; leave it out"
             self._tree.problems.append(self._tree.problem(loc, message))
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, SequenceNode):
             return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
-        return _scalar(str(node.tag), str(node.value))
+        return _scalar(tag, str(node.value))
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, object]:
         data: dict[str, object] = {}
@@ -151,7 +193,7 @@ class _Builder:
             # Where any key may stand, as in HTTP headers, it stands as it is spelled.
             key = _snake_case(spelling) if known else spelling
             at = (*loc, key)
-            if key not in data and (meant := self._meant(key, loc, absent)):
+            if key not in known and key not in data and (meant := nearest(key, absent)):
                 key, at = meant, (*loc, meant)
                 self._guess(key_node, spelling, at)
                 absent.discard(meant)
@@ -164,11 +206,6 @@ class _Builder:
             data[key] = self.build(value_node, at)
         return data
 
-    def _meant(self, key: str, loc: Loc, absent: Collection[str]) -> str | None:
-        """Return the known key that an unknown one was probably meant for."""
-        known = self._known_keys(loc)
-        return None if key in known else nearest(key, absent)
-
     def _guess(self, node: Node, spelling: str, at: Loc) -> None:
         line, column = _place(node)
         path = self._tree.path((*at[:-1], spelling))
@@ -179,7 +216,7 @@ class _Builder:
     def _unfit_key(self, node: Node, loc: Loc) -> ConfigProblem | None:
         if not isinstance(node, ScalarNode):
             message = "a list or mapping cannot be a key; write `key: value`"
-        elif node.tag == _YAML_TAG + "merge":
+        elif _tag(node) == _YAML_TAG + "merge":
             message = "merge keys (`<<`) are not allowed; refer to a whole value with `*name`"
         else:
             return None
@@ -196,9 +233,21 @@ class _Builder:
 
 
 def _place(node: Node) -> Place:
-    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+    mark = node.start_mark
+    return Place(mark.line + 1, mark.column + 1)
 
 
+def _tag(node: Node) -> str:
+    """Return a node's tag; ``node.tag`` would put it together anew each time."""
+    return _text_of(node.ctag)
+
+
+@lru_cache(maxsize=256)
+def _text_of(tag: Tag) -> str:
+    return str(tag)
+
+
+@lru_cache(maxsize=1024)  # a file can name keys without end
 def _snake_case(key: str) -> str:
     if _CAMEL_CASE.fullmatch(key) is None:
         return key

@@ -11,7 +11,7 @@ integers, times are seconds as ``float``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple, NewType, TypeAlias
@@ -165,12 +165,29 @@ def format_endpoint(address: Address, port: int | str) -> str:
     return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
 
 
-class ServiceKey(NamedTuple):
-    """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``."""
-
+class _ServiceKey(NamedTuple):
     vip: Address
     port: int
     protocol: Protocol
+
+
+class _BackendKey(NamedTuple):
+    address: Address
+    port: int
+
+
+class ServiceKey(_ServiceKey):
+    """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``."""
+
+    _hash: int
+
+    def __hash__(self) -> int:
+        """Return the tuple's hash, computed once: that of an address takes a microsecond."""
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = super().__hash__()
+            return self._hash
 
     def __str__(self) -> str:
         """Return ``203.0.113.10:80/tcp``, ``[2001:db8::1]:80/tcp`` or ``203.0.113.10:any/tcp``."""
@@ -182,14 +199,21 @@ class ServiceKey(NamedTuple):
         return _order(self) < _order(other)
 
 
-class BackendKey(NamedTuple):
+class BackendKey(_BackendKey):
     """What makes a backend unique within a service: the identity that hashing builds on.
 
     Names are left out on purpose: renaming a backend must not move a flow.
     """
 
-    address: Address
-    port: int
+    _hash: int
+
+    def __hash__(self) -> int:
+        """Return the tuple's hash, computed once: that of an address takes a microsecond."""
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = super().__hash__()
+            return self._hash
 
     def __str__(self) -> str:
         """Return ``10.0.0.11:8080`` or ``[2001:db8::11]:8080``; for any port the address alone."""
@@ -258,11 +282,24 @@ class Backend:
     priority: int = 0
     fallback: bool = False
     left: str | None = None
+    key: BackendKey = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> BackendKey:
-        """Return the identity that hashing builds on."""
-        return BackendKey(self.address, self.port)
+    def __post_init__(self) -> None:
+        """Make the key once: whoever looks at 10,000 backends asks for it all the time."""
+        object.__setattr__(self, "key", BackendKey(self.address, self.port))
+
+
+@dataclass(frozen=True, slots=True)
+class Damping:
+    """Flap damping: ``changes`` of health within ``within_s`` hold a backend down.
+
+    For ``hold_s``, and each time again twice as long, up to ``max_hold_s``.
+    """
+
+    changes: int = 6
+    within_s: float = 60.0
+    hold_s: float = 30.0
+    max_hold_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +324,7 @@ class Pool:
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
     after that is over. ``fallback`` is there if ``panic`` says so; it has weight 0 until then, and
     is never probed. ``named`` are in ``backends`` as well once ``core.names`` has resolved them.
+    ``damping`` None: backends may change as often as they like.
     """
 
     name: str
@@ -299,6 +337,7 @@ class Pool:
     panic: Panic = Panic.NONE
     fallback: Backend | None = None
     named: tuple[Named, ...] = ()
+    damping: Damping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,11 +366,11 @@ class Service:
     algorithm: Algorithm = Algorithm.MAGLEV
     session: Session = Session()
     no_backend: NoBackend = NoBackend.DROP
+    key: ServiceKey = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> ServiceKey:
-        """Return what makes the service unique on the wire."""
-        return ServiceKey(self.vip, self.port, self.protocol)
+    def __post_init__(self) -> None:
+        """Make the key once."""
+        object.__setattr__(self, "key", ServiceKey(self.vip, self.port, self.protocol))
 
     @property
     def tracked(self) -> bool:

@@ -15,11 +15,13 @@ numpy is allowed here: 65,537 slots must be filled in milliseconds.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from math import gcd, isqrt
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,8 @@ MAX_WEIGHT = 2**31 - 1
 
 Owners = npt.NDArray[np.uint32]
 _Ints = npt.NDArray[np.int64]
+Turns = _Ints
+"""The backend of each turn, by its number, in the order of the turns: as many as slots."""
 
 _CHUNK = 64  # places computed at a time once a list is at its end
 _SPARE = 4.0  # standard deviations by which a list is longer than likely needed
@@ -78,7 +82,9 @@ class _Identity:
         return cls(*(int.from_bytes(part, "little") for part in parts))
 
 
-def maglev(weights: Mapping[BackendKey, int], slots: int = RING_SLOTS) -> Ring:
+def maglev(
+    weights: Mapping[BackendKey, int], slots: int = RING_SLOTS, how: Fill | None = None
+) -> Ring:
     """Return the base ring: every slot owned, in proportion to the weights.
 
     Maglev (Eisenbud et al., NSDI 2016, section 3.4). Each backend prefers the slots in an order of
@@ -95,6 +101,8 @@ def maglev(weights: Mapping[BackendKey, int], slots: int = RING_SLOTS) -> Ring:
     Backends of weight 0 are left out; with no other, all slots are ``EMPTY``. A share is exact to
     two slots in all that was measured; a weight below 1/``slots`` of the sum may get none.
 
+    ``how`` takes the turns; ``fill`` does, unless something faster is at hand.
+
     Raises ``ValueError`` for weights outside 0 to ``MAX_WEIGHT`` and for ``slots`` not a prime.
     """
     if not _is_prime(slots):
@@ -105,9 +113,9 @@ def maglev(weights: Mapping[BackendKey, int], slots: int = RING_SLOTS) -> Ring:
     keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
     if not keys:
         return Ring((), np.full(slots, EMPTY, np.uint32))
-    turns = _turns(np.array([weights[key] for key in keys], np.int64), slots)
-    orders = _Orders([_Identity.of(key) for key in keys], slots)
-    return Ring(keys, _fill(turns, orders))
+    turns = _turns(tuple(weights[key] for key in keys), slots)
+    orders = Orders([_Identity.of(key) for key in keys], slots)
+    return Ring(keys, (how or fill)(turns, orders))
 
 
 def hand_over(ring: Ring, live: Collection[BackendKey], weights: Mapping[BackendKey, int]) -> Ring:
@@ -124,6 +132,8 @@ def hand_over(ring: Ring, live: Collection[BackendKey], weights: Mapping[Backend
     """
     up = frozenset(live)
     alive = np.array([*(key in up for key in ring.keys), False])  # the last stands for EMPTY
+    if alive[:-1].all() and ring.keys:
+        return ring  # which has no EMPTY slot then
     orphans = np.flatnonzero(~alive[np.minimum(ring.owner, len(ring.keys))])
     able = [i for i, key in enumerate(ring.keys) if alive[i] and weights.get(key, 0) > 0]
     owner = ring.owner.copy()
@@ -177,19 +187,23 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
 
 
-def _turns(weights: _Ints, slots: int) -> _Ints:
+@lru_cache(maxsize=8)  # pools of equal weights are common, and sorting takes a few milliseconds
+def _turns(shares: tuple[int, ...], slots: int) -> Turns:
     """Return the backend of each turn, in order, as the credits of ``maglev`` give them.
 
     After ``r`` rounds a backend has had ``r * weight // largest`` turns, so its k-th turn comes in
     round ``ceil(k * largest / weight)``; within a round, turns go by the order of the backends.
     """
+    weights = np.array(shares, np.int64)
     largest = int(weights.max())
     rounds = _rounds(weights, slots)
     taken = rounds * weights // largest
     backend = np.repeat(np.arange(len(weights)), taken)
     nth = np.arange(1, len(backend) + 1) - np.repeat(np.cumsum(taken) - taken, taken)
     round_of = -(-nth * largest // weights[backend])
-    return np.sort(round_of * len(weights) + backend)[:slots] % len(weights)
+    turns: Turns = np.sort(round_of * len(weights) + backend)[:slots] % len(weights)
+    turns.setflags(write=False)
+    return turns
 
 
 def _rounds(weights: _Ints, slots: int) -> int:
@@ -205,7 +219,7 @@ def _rounds(weights: _Ints, slots: int) -> int:
     return low
 
 
-class _Orders:
+class Orders:
     """The order in which each backend prefers the slots: ``offset + skip * i ** 3``.
 
     ``i`` is a place in the order, from 0. The methods work on whole arrays at once.
@@ -215,10 +229,7 @@ class _Orders:
         self.slots = slots
         self.offsets: _Ints = np.array([one.offset % slots for one in identities], np.int64)
         self.skips: _Ints = np.array([one.skip % (slots - 1) + 1 for one in identities], np.int64)
-        exponent = next(e for e in range(3, 2 * slots + 3, 2) if gcd(e, slots - 1) == 1)
-        base = self.powers = np.arange(slots)
-        for _ in range(exponent - 1):
-            self.powers = self.powers * base % slots
+        self.powers = _powers(slots)
 
     def slot_at(self, backends: _Ints | int, places: _Ints) -> _Ints:
         """Return the slot at each place, element by element."""
@@ -241,7 +252,22 @@ class _Orders:
         return table
 
 
-def _fill(turns: _Ints, orders: _Orders) -> Owners:
+Fill: TypeAlias = Callable[[Turns, Orders], Owners]
+"""From turns and orders to the owner of each slot."""
+
+
+@lru_cache(maxsize=2)
+def _powers(slots: int) -> _Ints:
+    """Return the cube of each place, or the next power that is a permutation, mod ``slots``."""
+    exponent = next(e for e in range(3, 2 * slots + 3, 2) if gcd(e, slots - 1) == 1)
+    base = powers = np.arange(slots)
+    for _ in range(exponent - 1):
+        powers = powers * base % slots
+    powers.setflags(write=False)
+    return powers
+
+
+def fill(turns: Turns, orders: Orders) -> Owners:
     """Take the turns one after the other, as fast as exactness allows.
 
     A turn that finds one slot in ``n`` free tries ``n`` on average, so the last ones cost most.
@@ -293,7 +319,7 @@ class _Lists:
     ends: _Ints
 
     @classmethod
-    def of_free(cls, owner: Owners, orders: _Orders, places: _Ints, ends: _Ints) -> _Lists:
+    def of_free(cls, owner: Owners, orders: Orders, places: _Ints, ends: _Ints) -> _Lists:
         """List what is free from ``places`` up to ``ends``."""
         lengths = ends - places
         backends = np.repeat(np.arange(len(places)), lengths)
@@ -302,7 +328,7 @@ class _Lists:
         free = np.flatnonzero(owner[slot] == EMPTY)
         return cls(slot[free], place[free], backends[free], ends)
 
-    def followed_by(self, orders: _Orders) -> list[Iterator[int]]:
+    def followed_by(self, orders: Orders) -> list[Iterator[int]]:
         """Return each backend's list, and after it what follows in its order, free or not.
 
         ``array`` halves the time of a ``list``, whose integers lie all over the memory.
@@ -315,7 +341,7 @@ class _Lists:
         ]
 
 
-def _walk(stage: _Ints, lists: _Lists, orders: _Orders, owner: Owners) -> list[int]:
+def _walk(stage: _Ints, lists: _Lists, orders: Orders, owner: Owners) -> list[int]:
     """Return the slot that each turn of ``stage`` takes.
 
     Plain Python on purpose, and the one hot loop: each turn depends on those before.
@@ -332,7 +358,7 @@ def _walk(stage: _Ints, lists: _Lists, orders: _Orders, owner: Owners) -> list[i
     return found
 
 
-def _look_up(turns: _Ints, free: _Ints, orders: _Orders) -> _Ints:
+def _look_up(turns: _Ints, free: _Ints, orders: Orders) -> _Ints:
     """Return the slot that each turn takes of those in ``free``.
 
     One row for each backend that still has a turn, one column for each free slot: a turn takes its

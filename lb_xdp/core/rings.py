@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from lb_xdp.core.model import Algorithm, BackendKey, Service, ServiceKey
-from lb_xdp.core.ring import Ring, hand_over, maglev, schedule
+from lb_xdp.core.ring import RING_SLOTS, Fill, Ring, fill, hand_over, maglev, schedule
 
 SPARE_BASES = 8
 """Base rings that are kept though no service uses them; 262 kB each."""
@@ -33,9 +33,13 @@ class _Cause(NamedTuple):
 
 
 class Rings:
-    """Builds rings on demand; ``builds`` counts those that were not remembered."""
+    """Builds rings on demand; ``builds`` counts those that were not remembered.
 
-    def __init__(self) -> None:
+    ``how`` takes the turns of Maglev: ``core.ring.fill`` or something faster.
+    """
+
+    def __init__(self, how: Fill = fill) -> None:
+        self._how = how
         self._bases: dict[_Weights, Ring] = {}
         self._users: Counter[_Weights] = Counter()
         self._idle: dict[_Weights, None] = {}  # the longest idle first
@@ -63,7 +67,7 @@ class Rings:
             return schedule(weights, cause.live)
         base = self._bases.get(cause.weights)
         if base is None:
-            base = self._bases[cause.weights] = maglev(weights)
+            base = self._bases[cause.weights] = maglev(weights, RING_SLOTS, self._how)
         return hand_over(base, cause.live, weights)
 
     def _use(self, weights: _Weights, former: _Weights | None) -> None:

@@ -7,7 +7,8 @@ maps were made; times are seconds, ``*_timestamp_s`` since the Unix epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -45,6 +46,14 @@ class Records(StrEnum):
     ALL = "all"
     UNSETTLED = "unsettled"
     NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``up`` is the part of the known time, 0 to 1; ``known_s`` how long that is in the window."""
+
+    up: float
+    known_s: float
 
 
 class Verdict(StrEnum):
@@ -99,6 +108,8 @@ class BackendStatus:
     ``recorded`` is how many flow records name it, as of the last look at the flow table.
     ``connections`` is how many it has, where its service counts them (else None), and
     ``max_connections`` how many it may have.
+    ``availability`` is the part of the last ``1h``, ``24h`` and ``30d`` in which its state was up;
+    a window in which nothing is known is missing.
     """
 
     name: str
@@ -122,6 +133,7 @@ class BackendStatus:
     configured_weight: int | None = None
     priority: int = 0
     overrides: tuple[OverrideStatus, ...] = ()
+    availability: Mapping[str, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lb_xdp.core.model import XdpMode
 from lb_xdp.datapath import syscall
+from lb_xdp.datapath.load import Program
 from lb_xdp.datapath.syscall import XdpFlag
 from lb_xdp.errors import AttachError, StrangerError
 
@@ -108,10 +109,14 @@ class Link:
                 f"interface {self.interface}: the program cannot be replaced: {error.strerror}"
             ) from error
 
-    def go_back(self, program_id: int) -> None:
-        """Put a former program in place again; if that fails too, the present one stays."""
+    def go_back(self, program_id: int, held: Program | None = None) -> None:
+        """Put a former program in place again; if that fails too, the present one stays.
+
+        ``held`` is one that is open: opening another by its id takes CAP_SYS_ADMIN.
+        """
         try:
-            fd = syscall.program_open(program_id)
+            ours = held is not None and held.id == program_id
+            fd = os.dup(held.fd) if held and ours else syscall.program_open(program_id)
         except OSError as error:
             _log.error("interface %s: program %d is gone: %s", self.interface, program_id, error)
             return

@@ -252,7 +252,12 @@ class Datapath:
         for link in self._links.values():
             before = link.info.program_id
             link.run(program.fd)
-            undo.callback(link.go_back, before)
+            undo.callback(link.go_back, before, self._held)
+
+    @property
+    def _held(self) -> Program | None:
+        """The program of the generation that is open."""
+        return self._generation.program if self._generation else None
 
     def _attach(self, plan: Plan, program: Program, undo: ExitStack) -> None:
         """Let a program run on the interfaces that need a link of their own, or another's place."""
@@ -262,12 +267,12 @@ class Datapath:
             if link is None:
                 missing[interface] = ifindex
             elif self._mode_fits(link):
-                undo.callback(link.go_back, link.info.program_id)
+                undo.callback(link.go_back, link.info.program_id, self._held)
                 link.run(program.fd)
             else:
                 before = link.info.program_id
                 changed = link.change_mode(program.fd, self._mode)
-                undo.callback(changed.go_back, before)
+                undo.callback(changed.go_back, before, self._held)
                 self._links[interface] = changed
         for made in create_links(missing, program.fd, self._mode_for_new(), self._pins.link, undo,
                                  replace=self._replace):  # fmt: skip

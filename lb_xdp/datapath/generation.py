@@ -50,7 +50,7 @@ from lb_xdp.datapath.maps import (
     generation_specs,
     table_dtype,
 )
-from lb_xdp.datapath.records import encode_record, read_records, write_limit
+from lb_xdp.datapath.records import encode_record, read_records, write_limit, write_limits
 from lb_xdp.datapath.structure import read_endpoints, structure_endpoints
 from lb_xdp.errors import DatapathError, MapError
 
@@ -95,25 +95,36 @@ class Generation:
         write_limit(self.limits, index, record)
         self.maps["backends"].write(index, encode_record(identity, record))
 
-    def fill(self, plan: Plan, *, allow: bool = False) -> None:
-        """Write all records and rings of a plan; ``allow``: also what backends are allowed.
+    def fill(self, plan: Plan, held: Plan | None = None) -> None:
+        """Write the records and rings of a plan into a generation that nothing runs yet.
 
-        The latter is the gateway's, not the generation's: it waits until the plan is carried out.
+        ``held`` is the plan that it was filled by before: what is the same there stays.
         """
-        for identity, record in plan.records.items():
-            if allow:
-                self.write_record(identity, plan.indices[identity], record)
-            else:
-                value = encode_record(identity, record)
-                self.maps["backends"].write(plan.indices[identity], value)
+        before = held.records if held else {}
+        changed = [item for item in plan.records.items() if before.get(item[0]) != item[1]]
+        self.maps["backends"].write_all(
+            [plan.indices[identity] for identity, _ in changed],
+            [encode_record(identity, record) for identity, record in changed],
+        )
         for service, image in plan.rings.items():
-            self.write_ring(service, image)
+            if held is None or not _same(held.rings.get(service), image):
+                self.write_ring(service, image, fresh=True)
 
-    def write_ring(self, service: ServiceKey, image: RingImage) -> None:
-        """Write a whole ring at once. A reader may see old and new slots mixed: all are valid."""
+    def allow(self, plan: Plan) -> None:
+        """Write what the backends of a plan are allowed.
+
+        That is the gateway's, not the generation's: it waits until the plan is carried out.
+        """
+        write_limits(self.limits, {plan.indices[i]: record for i, record in plan.records.items()})
+
+    def write_ring(self, service: ServiceKey, image: RingImage, *, fresh: bool = False) -> None:
+        """Write a whole ring at once. A reader may see old and new slots mixed: all are valid.
+
+        ``fresh``: nothing runs it yet, so no turn has been taken.
+        """
         rings = self.maps["rings"]
         value: Values = np.zeros(1, dtype=rings.spec.value)
-        held = rings.read(self.rings[service])
+        held = None if fresh else rings.read(self.rings[service])
         if held is not None:
             value["head"]["turn"] = held["head"]["turn"]
         value["head"]["unsettled_until_ns"] = image.unsettled_until_ns
@@ -136,6 +147,12 @@ class Generation:
             int(ring["head"]["unsettled_until_ns"]),
             int(ring["head"]["affinity_s"]),
         )
+
+
+def _same(before: RingImage | None, after: RingImage) -> bool:
+    return (
+        before is not None and before[1:] == after[1:] and np.array_equal(before.slots, after.slots)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +214,8 @@ def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation
     """Create, load and fill a generation; nothing runs it yet. Raises DatapathError."""
     generation = load_generation(plan, persistent)
     try:
-        generation.fill(plan, allow=True)
+        generation.fill(plan)
+        generation.allow(plan)
     except BaseException:
         generation.close()
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -214,6 +215,16 @@ class BpfMap:
             syscall.map_update(self.fd, self._key(key), data)
         except OSError as error:
             raise MapError(f"map {self.spec.name}[{key}]: {error.strerror}") from error
+
+    def write_all(self, keys: Sequence[int], values: Sequence[Values]) -> None:
+        """Write many elements by one system call; not for per-CPU maps."""
+        if not keys:
+            return
+        data = np.array(values, dtype=self.spec.value)
+        try:
+            syscall.map_update_batch(self.fd, np.array(keys, dtype=self.spec.key), data)
+        except OSError as error:
+            raise MapError(f"map {self.spec.name}: {error.strerror}") from error
 
     def read(self, key: object) -> Values | None:
         """Return one element's value (for a per-CPU map: one for each CPU), or None."""

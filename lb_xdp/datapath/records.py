@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import numpy as np
@@ -57,6 +58,18 @@ def write_limit(limits: BpfMap, index: int, record: BackendRecord) -> None:
     value["connections"], value["resume"] = record.limit, record.resume
     value["weight"] = record.weight
     limits.write(index, value)
+
+
+def write_limits(limits: BpfMap, records: Mapping[int, BackendRecord]) -> None:
+    """Write what backends are allowed, by index, where that is another than before."""
+    if not records:
+        return
+    _, held = limits.read_all(limit=max(records) + 1)
+    names = ("connections", "resume", "weight")
+    allowed = np.stack([held[name] for name in names], axis=1).tolist()
+    for index, record in records.items():
+        if allowed[index] != [record.limit, record.resume, record.weight]:
+            write_limit(limits, index, record)
 
 
 def read_records(

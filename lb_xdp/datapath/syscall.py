@@ -38,6 +38,7 @@ class Command(IntEnum):
     OBJ_GET_INFO_BY_FD = 15
     MAP_LOOKUP_AND_DELETE_ELEM = 21
     MAP_LOOKUP_BATCH = 24
+    MAP_UPDATE_BATCH = 26
     LINK_CREATE = 28
     LINK_UPDATE = 29
     LINK_GET_FD_BY_ID = 30
@@ -223,6 +224,14 @@ def map_lookup_batch(
     except FileNotFoundError:
         last = True
     return struct.unpack_from("=I", attributes, 32)[0], last
+
+
+def map_update_batch(fd: int, keys: NDArray[np.generic], values: NDArray[np.generic]) -> None:
+    """Write as many elements as there are keys. Raises OSError; the first ones may be written."""
+    attributes = struct.pack(
+        "=QQQQIIQQ", 0, 0, _address(keys), _address(values), len(keys), fd, 0, 0
+    )
+    _bpf(Command.MAP_UPDATE_BATCH, ctypes.create_string_buffer(attributes, 56))
 
 
 def program_load(

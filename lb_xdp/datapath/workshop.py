@@ -11,7 +11,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lb_xdp.core.desired import BackendId, Structure
 from lb_xdp.core.plan import Plan
 from lb_xdp.datapath.generation import Generation, draw, load_generation
 from lb_xdp.datapath.maps import BpfMap
@@ -22,8 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    structure: Structure
-    indices: Mapping[BackendId, int]
+    plan: Plan
     generation: Generation
 
 
@@ -42,7 +40,7 @@ class Workshop:
 
     def _prepare(self, plan: Plan) -> _Made:
         made = self._made
-        if made and (made.structure, made.indices) == (plan.structure, plan.indices):
+        if made and (made.plan.structure, made.plan.indices) == (plan.structure, plan.indices):
             return made
         self._drop()
         generation = load_generation(plan, self._maps)
@@ -53,7 +51,7 @@ class Workshop:
             generation.close()
             raise
         _log.debug("generation tried packets=%d foretold=%d", *tried)
-        self._made = _Made(plan.structure, plan.indices, generation)
+        self._made = _Made(plan, generation)
         return self._made
 
     def take(self, plan: Plan) -> Generation:
@@ -63,7 +61,8 @@ class Workshop:
             self._made = None
         made.generation.number = plan.generation
         try:
-            made.generation.fill(plan, allow=True)
+            made.generation.fill(plan, made.plan)
+            made.generation.allow(plan)
         except BaseException:
             made.generation.close()
             raise

@@ -166,6 +166,21 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
         for state in State:
             states.add_metric((*labels, state.value), float(backend.state is state))
     yield states
+    yield _availability(rows)
+
+
+def _availability(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Metric:
+    """Return the shares of time in which backends were up, of windows in which that is known."""
+    metric = GaugeMetricFamily(
+        "lb_xdp_backend_availability_ratio",
+        "Part of the last hour, day and 30 days in which the backend was up; time in which its "
+        "state was not known, or the daemon did not run, is not counted.",
+        labels=(*BACKEND_LABELS, "window"),
+    )
+    for labels, backend in rows:
+        for window, share in backend.availability.items():
+            metric.add_metric((*labels, window), share.up)
+    return metric
 
 
 def _connections(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Iterator[Metric]:

@@ -120,15 +120,17 @@ class Gateway:
         else:
             YAML().dump(config, self.config_path)
 
-    def start(self, *arguments: str, wait_s: float = 60) -> None:
+    def start(self, *arguments: str, wait_s: float = 60, by: Sequence[str] = ()) -> None:
         """Start the daemon; with ``wait_s`` return when it says that it is ready.
+
+        ``by`` is a command that runs the daemon's, as ``setpriv`` does.
 
         What was compiled for another gateway of this test run is used again.
         """
         cache = Path(tempfile.gettempdir(), "compiled")
         cache.mkdir(exist_ok=True)
         with self.log_path.open("a") as log:
-            command = [_COMMAND, "run", "-c", str(self.config_path), *arguments]
+            command = [*by, _COMMAND, "run", "-c", str(self.config_path), *arguments]
             settings = ("env", f"LB_XDP_COMPILE_CACHE={cache}")
             self._process = self.host.popen(*settings, *command, stdout=log, stderr=log)
         if wait_s:
@@ -174,6 +176,11 @@ class Gateway:
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``lb-xdp`` for this gateway."""
         return self.host.run(_COMMAND, "--name", self.name, *arguments, check=check)
+
+    def follow(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start ``lb-xdp`` for this gateway, to read what it prints until the lab ends."""
+        command = (_COMMAND, "--name", self.name, *arguments)
+        return self.host.popen(*command, stdout=subprocess.PIPE)
 
     def status(self) -> dict[str, Any]:
         """Return what ``lb-xdp status -o json`` prints."""

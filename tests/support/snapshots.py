@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -14,6 +15,7 @@ from lb_xdp.core.snapshot import (
     ReasonCount,
     ReloadStatus,
     ServiceStatus,
+    Share,
     Snapshot,
     State,
     Verdict,
@@ -41,6 +43,7 @@ WEB1 = BackendStatus(
     recorded=7,
     connections=12,
     max_connections=1000,
+    availability={"1h": Share(1.0, 3600.0), "24h": Share(0.9975, 11_520.0)},
 )
 WEB2 = replace(WEB1, name="web2", address="10.0.0.12:8080", weight=200, slots=43_691)
 WEB3 = replace(
@@ -107,6 +110,22 @@ TROUBLED = replace(
 )
 
 
+EVENTS = (
+    Event(EventKind.STARTED, 1_700_000_000.0, cause="version 0.1.0", number=7),
+    Event(
+        EventKind.BACKEND_STATE,
+        1_700_000_060.25,
+        "web",
+        "web2",
+        "up",
+        "down",
+        "no answer within 1s (3 of 3)",
+        duration_s=1.0021,
+        number=8,
+    ),
+)
+
+
 @dataclass
 class FakeController:
     """Shows ``shown`` and notes what it was asked for; ``refusal`` is raised by every call."""
@@ -118,6 +137,11 @@ class FakeController:
     def snapshot(self) -> Snapshot:
         self._note("snapshot")
         return self.shown
+
+    async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
+        del wait_s
+        self._note("events")
+        return [event for event in EVENTS if wanted.fits(event)][-wanted.newest :]
 
     async def reload(self) -> str:
         self._note("reload")

@@ -24,7 +24,7 @@ from rich.table import Table
 from lb_xdp.core.model import Affinity, Algorithm, Mode
 from lb_xdp.datapath.bench import BASELINES, Case, Figure, Harness, measure
 from lb_xdp.datapath.bench_frames import Kind
-from tests.support import sandbox, timing_live, timing_probes
+from tests.support import sandbox, timing_controller, timing_live, timing_probes
 from tests.support.program import INNER, OUTER, Wire
 from tests.support.timing_lab import Built, Setup, To, make_wire, prime, traffic
 
@@ -192,14 +192,30 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--live", action="store_true", help="frames a second as well")
     parser.add_argument("--probes", action="store_true", help="what probes cost, and that only")
+    parser.add_argument(
+        "--controller", action="store_true", help="the controller's seconds and megabytes instead"
+    )
     parser.add_argument("--no-ns", action="store_true", help="frames a second only")
     return parser.parse_args(arguments)
+
+
+def _controller(options: argparse.Namespace) -> int:
+    """Measure the controller alone, and print that."""
+    console = Console(width=110, stderr=options.json)
+    figures = timing_controller.measure(options.rounds)
+    console.print(timing_controller.table(figures))
+    console.print(_machine())
+    if options.json:
+        sys.stdout.write(json.dumps({"machine": _machine(), "controller": figures}) + "\n")
+    return 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
     options = _arguments(arguments)
     sandbox.enter()
+    if options.controller:
+        return _controller(options)
     console = Console(width=110, stderr=options.json)
     if options.probes:
         return _measure_probes(options, console)

@@ -33,6 +33,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "layers": CORE | {"reconciler", "store", "witness"},
     "collector": CORE | {"reconciler"},
     "reporter": CORE | {"reconciler"},
+    "native": CORE,
+    "journal": CORE,
+    "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
     "resolver": CORE,
     "address_book": CORE,
@@ -40,7 +43,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "naming", "store", "witness"}
+    | {"layers", "naming", "store", "witness", "native", "journal", "chronicle"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},

@@ -33,6 +33,7 @@ PROMISED = {
     "lb_xdp_backend_up": {"service", "backend"},
     "lb_xdp_backend_weight": {"service", "backend"},
     "lb_xdp_backend_state": {"service", "backend", "state"},
+    "lb_xdp_backend_availability_ratio": {"service", "backend", "window"},
     "lb_xdp_backend_probe_duration_seconds_bucket": {"service", "backend", "le"},
     "lb_xdp_packets_total": {"verdict", "reason"},
     "lb_xdp_service_backends": {"service", "state"},

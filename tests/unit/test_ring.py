@@ -22,6 +22,7 @@ from lb_xdp.core.ring import (
     moved,
     schedule,
 )
+from lb_xdp.native import LIBRARY, fastest_fill
 from tests.support.maglev_oracle import oracle
 
 Weights = dict[BackendKey, int]
@@ -64,6 +65,16 @@ def test_ring_equals_the_oracle(weights: Weights, slots: int) -> None:
 def test_full_ring_equals_the_oracle(weights: Weights) -> None:
     """The same holds for the size in use, where several stages and the table share the work."""
     assert owners(maglev(weights)) == oracle(weights, RING_SLOTS)
+
+
+@given(pools, st.sampled_from((*PRIMES, RING_SLOTS)))
+@settings(deadline=None)
+def test_loop_in_c_equals_the_one_in_python(weights: Weights, slots: int) -> None:
+    """Gateways with and without a C compiler agree on every slot."""
+    if not LIBRARY.exists():
+        pytest.skip("no C compiler when scripts/setup ran")
+    native, python = maglev(weights, slots, fastest_fill()), maglev(weights, slots)
+    assert np.array_equal(native.owner, python.owner)
 
 
 def test_more_backends_than_slots_equals_the_oracle() -> None:
