@@ -39,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         Path(os.environ.setdefault("LB_XDP_COMPILE_CACHE", _COMPILED)).mkdir(exist_ok=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the long runs of single tests are asked for by; docs/development.md has them."""
+    parser.addoption("--configurations", default="80", help="how many of test_many_configs.py")
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """Provide an empty lab that is taken down after the test."""
