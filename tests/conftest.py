@@ -43,6 +43,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the long runs of single tests are asked for by; docs/development.md has them."""
     parser.addoption("--configurations", default="80", help="how many of test_many_configs.py")
 
+    parser.addoption("--faults-table", help="a file that what each fault cost is appended to")
+
+
+@pytest.fixture(scope="session")
+def faults_table(request: pytest.FixtureRequest) -> Path | None:
+    """Provide the file for the table of faults, if one was asked for."""
+    name = request.config.getoption("--faults-table")
+    return Path(name) if name else None
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:

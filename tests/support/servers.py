@@ -19,7 +19,7 @@ from typing import TypedDict
 from tests.support import pace
 from tests.support.lab import Host, Lab
 
-_PYTHON = sys.executable
+PYTHON = sys.executable
 
 _NGINX = """\
 daemon off;
@@ -130,7 +130,7 @@ class Echo:
         self.port = port
         arguments = ["-m", "tests.support.echo", host.name, str(port)]
         self._process = host.popen(
-            _PYTHON, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            PYTHON, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._answer()
 
