@@ -19,6 +19,7 @@ import numpy as np
 
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.model import BackendKey, Protocol, ServiceKey, XdpMode
+from lb_xdp.core.plan import Observed
 from lb_xdp.core.ring import maglev
 from lb_xdp.core.settle import current_of
 from lb_xdp.datapath.gateway import Datapath
@@ -99,15 +100,19 @@ def suffered(scene: Scene, fault: str, table: Path | None = None) -> Iterator[Co
             file.write(cost.row() + "\n")
 
 
-def assert_as_desired(scene: Scene) -> None:
-    """Read the kernel, and compare it with what the file and the lab ask for, all being well."""
-    gateway, config = scene.gateway, scene.config
-    with gateway.host.inside():
-        datapath = Datapath.open(gateway.name, XdpMode.AUTO)
+def read_kernel(scene: Scene) -> Observed:
+    """Read what the kernel holds of the scene's gateway, beside its daemon."""
+    with scene.gateway.host.inside():
+        datapath = Datapath.open(scene.gateway.name, XdpMode.AUTO)
         try:
-            observed = datapath.observe()
+            return datapath.observe()
         finally:
             datapath.close()
+
+
+def assert_as_desired(scene: Scene) -> None:
+    """Read the kernel, and compare it with what the file and the lab ask for, all being well."""
+    config, observed = scene.config, read_kernel(scene)
     pool, service = config["pools"][0], config["services"][0]
     key = ServiceKey(IPv4Address(service["vip"]), service["port"], Protocol(service["protocol"]))
     weights, macs = {}, {}

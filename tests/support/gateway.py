@@ -119,15 +119,18 @@ class Gateway:
         else:
             YAML().dump(config, self.config_path)
 
-    def start(self, *arguments: str, wait_s: float = 60) -> None:
+    def start(
+        self, *arguments: str, wait_s: float = 60, program: Sequence[str] = (_COMMAND,)
+    ) -> None:
         """Start the daemon; with ``wait_s`` return when it says that it is ready.
 
-        What was compiled for another gateway of this test run is used again.
+        ``program`` stands for ``lb-xdp``. What was compiled for another gateway of this test run is
+        used again.
         """
         cache = Path(tempfile.gettempdir(), "compiled")
         cache.mkdir(exist_ok=True)
         with self.log_path.open("a") as log:
-            command = [_COMMAND, "run", "-c", str(self.config_path), *arguments]
+            command = [*program, "run", "-c", str(self.config_path), *arguments]
             settings = ("env", f"LB_XDP_COMPILE_CACHE={cache}")
             self._process = self.host.popen(*settings, *command, stdout=log, stderr=log)
         if wait_s:
