@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import pace
 from tests.support.clock import WallClock
-from tests.support.faults import Cost, assert_as_desired, read_kernel, suffered
+from tests.support.faults import Cost, assert_as_desired, full_disk, read_kernel, suffered
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, web_scene
 
@@ -137,3 +137,28 @@ def test_a_clock_that_is_set_back(scene: Scene, faults_table: Path | None) -> No
         assert 0 <= status["timestamp_s"] - backend["since_timestamp_s"] < 60
     scene.gateway.terminate()
     scene.gateway.start()
+
+
+def test_a_disk_that_is_full(scene: Scene, faults_table: Path | None) -> None:
+    """What has to be kept cannot be: the change is made and traffic goes on, and status says so.
+
+    Once there is room, the next cycle keeps it.
+    """
+    gateway = scene.gateway
+    state = Path("/var/lib/lb-xdp", gateway.name)
+    less = copy.deepcopy(scene.config)
+    less["pools"][0]["backends"].pop()
+    with full_disk(state) as ballast:
+        with suffered(scene, "disk full; a backend is removed", faults_table) as cost:
+            gateway.take(less)
+            gateway.wait_until(lambda: "cannot be written" in notices(scene))
+        assert_free(cost)
+        ballast.unlink()
+        gateway.take(with_weight(less, 50))
+        gateway.wait_until(lambda: "cannot be written" not in notices(scene))
+        assert "10.2.0.13" in (state / "state.json").read_text()
+    gateway.take(scene.config)
+
+
+def notices(scene: Scene) -> str:
+    return " ".join(scene.gateway.status()["notices"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -176,3 +176,18 @@ class SlowDoor:
         """Let new connections come in as always; those in the door are finished."""
         # Without the chain the kernel would translate nothing any more, of old connections either.
         self._host.run("nft", "flush", "chain", "ip", "door", "in")
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[Path]:
+    """Have a folder be a disk with no room on it; yield the file that takes all of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", str(folder)], check=True)
+    ballast = folder / "ballast"
+    try:
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield ballast
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from lb_xdp.core.health import ProbeResult
+from lb_xdp.core.health import ProbeResult, is_live
 from lb_xdp.core.model import (
     Backend,
     BackendName,
@@ -23,8 +23,9 @@ from lb_xdp.core.model import (
     XdpMode,
 )
 from lb_xdp.core.plan import Observed, Plan
+from lb_xdp.core.targets import TargetId
 from lb_xdp.core.topology import Interface, NextHop, Topology
-from lb_xdp.reconciler import Reconciler, TargetId
+from lb_xdp.reconciler import Reconciler
 
 MAC = b"\2\0\0\0\0\1"
 ADDRESS = IPv4Address("10.0.0.11")
@@ -73,10 +74,10 @@ def test_a_probe_without_a_way_decides_nothing_about_a_backend_that_was_up(
     assert tried.on_probe(TARGET, result(ok=True))
     tried.topology = topology
     assert not tried.on_probe(TARGET, result(ok=False))
-    assert tried.live(tried.config)
+    assert is_live(tried._health[TARGET].health)
     tried.topology = UP
     assert tried.on_probe(TARGET, result(ok=False))
-    assert not tried.live(tried.config)
+    assert not is_live(tried._health[TARGET].health)
 
 
 @pytest.mark.parametrize("topology", [UP, OTHER_WAY], ids=["a way", "by another interface"])
