@@ -51,6 +51,7 @@ class Datapath:
         self._links: dict[str, Link] = {}
         self._generation: Generation | None = None
         self._estate: Estate | None = None
+        self._reserved = set[int]()
 
     @classmethod
     def open(
@@ -121,7 +122,12 @@ class Datapath:
             for name, program in running.items()
             if program != current or not self._mode_fits(self._links[name])
         )
-        found = replace(self._generation.observe(), attached=self._attached(), outdated=outdated)
+        found = replace(
+            self._generation.observe(),
+            attached=self._attached(),
+            outdated=outdated,
+            reserved=frozenset(self._reserved),
+        )
         if self._estate is None:
             if not outdated:
                 self._remove_other_layouts()  # left by an upgrade that was cut off at its end
@@ -174,8 +180,11 @@ class Datapath:
                     raise
         used = [generation for generation in found if generation.program.id in running]
         chosen = used[-1] if used else found[-1] if found else None
+        self._reserved = set[int]()
         for generation in found:
             if generation is not chosen:
+                if generation.program.id in running:
+                    self._reserved |= generation.indices()
                 generation.close()
             if generation is not chosen and generation.program.id not in running:
                 self._pins.remove_generation(generation.number)
@@ -227,6 +236,7 @@ class Datapath:
             rings={**({} if plan.build else observed.rings), **plan.rings},
             attached=self._attached(),
             outdated=frozenset(),
+            reserved=frozenset(),
         )
 
     @staticmethod

@@ -122,6 +122,10 @@ class Generation:
         value["slot"][0][RING_SLOTS] = NO_BACKEND
         rings.write(self.rings[service], value)
 
+    def indices(self) -> set[int]:
+        """Return the backend indices that mean something here."""
+        return set(read_records(self.maps["backends"], self.limits)[1].values())
+
     def observe(self) -> Observed:
         """Read everything back, as the controller's picture of the kernel."""
         records, indices = read_records(self.maps["backends"], self.limits)
