@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the long runs of single tests are asked for by; docs/development.md has them."""
-    parser.addoption("--configurations", default="80", help="how many of test_many_configs.py")
+    parser.addoption("--configurations", default="50", help="how many of test_many_configs.py")
 
     parser.addoption("--faults-table", help="a file that what each fault cost is appended to")
 
