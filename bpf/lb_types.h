@@ -4,7 +4,9 @@
  * (lb_xdp/datapath/layout.py) and derives its view from it, so a field is declared once.
  * Structs are flat, padded by hand and their sizes asserted. Byte order stands in the type.
  * An IPv4 address in a field of four words is the first word; the others are 0.
- * A change here is a new LB_LAYOUT: pins of another layout are never reopened.
+ * A change here is a new LB_LAYOUT. Of the maps of another layout those go on that mean the same
+ * (lb_xdp/datapath/estate.py): field by field and constant by constant, so what is new in meaning
+ * must be new in name.
  */
 #ifndef LB_TYPES_H
 #define LB_TYPES_H

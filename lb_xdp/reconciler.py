@@ -245,8 +245,10 @@ class Reconciler:
     def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
         """Take in a probe's result; True if what the backend may get has changed.
 
-        A failure that took much longer than the check allows says that this process was late, not
-        that the backend is: it decides nothing.
+        Two kinds of failure decide nothing. One that took much longer than the check allows says
+        that this process was late. One without a way to a backend that was up says that our own
+        link is down: should each backend be found up again at a time of its own once the link is
+        back, flows of the later ones would be lent to the first, which knows nothing of them.
         """
         before = self._health.get(target)
         check = self._checks.get(target, _FIRST_LOOK)
@@ -255,6 +257,8 @@ class Reconciler:
         if not result.ok and result.duration_s > check.timeout_s + _LATE_S:
             _log.warning("probe of %s took %.1f s: the controller was late, result ignored",
                          target.backend, result.duration_s)  # fmt: skip
+            return False
+        if not result.ok and is_live(before.health) and self._severed(target, check):
             return False
         self._probe_s[target] = result.duration_s
         after = observe(before, result, check)
@@ -266,6 +270,10 @@ class Reconciler:
         if before.health is not Health.UNKNOWN:
             self._note_change(target)
         return True
+
+    def _severed(self, target: TargetId, check: HealthCheck) -> bool:
+        """Say whether a probe had no way; of one that goes elsewhere nothing is known."""
+        return check.host is None and self.topology.severed(target.backend.address)
 
     # Flap damping.
 

@@ -27,9 +27,12 @@ _COMPILED = "/var/lib/lb-xdp-compiled"  # in the sandbox, and in the workers' ow
 
 def pytest_configure(config: pytest.Config) -> None:
     """Enter the sandbox while this process has one thread, before any test module is imported."""
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
     if not os.access(config.rootpath, os.W_OK):
         # A user in root's checkout: hypothesis cannot keep its examples there, and would warn.
-        settings.register_profile("read-only", database=None)
+        settings.register_profile("read-only", database=None, deadline=None)
         settings.load_profile("read-only")
     try:
         sandbox.enter()
@@ -37,6 +40,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_PROBLEM] = str(problem)
     else:
         Path(os.environ.setdefault("LB_XDP_COMPILE_CACHE", _COMPILED)).mkdir(exist_ok=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the long runs of single tests are asked for by; docs/development.md has them."""
+    parser.addoption("--configurations", default="50", help="how many of test_many_configs.py")
+
+    parser.addoption("--faults-table", help="a file that what each fault cost is appended to")
+
+
+@pytest.fixture(scope="session")
+def faults_table(request: pytest.FixtureRequest) -> Path | None:
+    """Provide the file for the table of faults, if one was asked for."""
+    name = request.config.getoption("--faults-table")
+    return Path(name) if name else None
 
 
 @pytest.fixture

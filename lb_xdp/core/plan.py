@@ -55,6 +55,8 @@ class Observed:
     ``attached`` maps the interfaces that run a program of ours onto the interface's index;
     ``outdated`` names those of them that run another generation's. ``applied`` is the goal that was
     reached last, so that rings made from the same Ring need not be made and compared again.
+    ``reserved`` are the indices of another generation that some interface still runs, because the
+    plan that was to replace it was cut off.
 
     ``recorded`` holds, for rings with marked slots whose flow records have been counted since, the
     slots that records still fall on. Only who counted knows it; it is no part of what was read.
@@ -67,6 +69,7 @@ class Observed:
     rings: Mapping[ServiceKey, RingImage] = field(default_factory=dict)
     attached: Mapping[str, int] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
+    reserved: frozenset[int] = frozenset()
     applied: Desired | None = None
     recorded: Mapping[ServiceKey, SlotNumbers] = field(default_factory=dict)
 
@@ -105,7 +108,7 @@ class Plan:
 def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     """Return the steps from ``observed`` to ``desired``; ``now_ns`` is CLOCK_MONOTONIC."""
     build = observed.structure != desired.structure
-    indices = _indices(observed.indices, desired.structure.backends)
+    indices = _indices(observed, desired.structure.backends)
     records = desired.records if build else _changed_records(observed, desired)
     rings = dict(_Images(observed, desired, indices, now_ns).changed(whole=build))
     attach = {
@@ -128,15 +131,18 @@ def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     )
 
 
-def _indices(held: Mapping[BackendId, int], wanted: frozenset[BackendId]) -> dict[BackendId, int]:
+def _indices(observed: Observed, wanted: frozenset[BackendId]) -> dict[BackendId, int]:
     """Give every wanted backend an index: its own if it has one, else one that nobody held.
 
     New ones are above all that were held, as long as there are such: of several services that share
     a backend, the lowest index is then the oldest one's.
     """
+    held = observed.indices
     if held.keys() == wanted:
         return dict(held)
-    taken = set(held.values()) | {NO_BACKEND}
+    taken = {*held.values(), NO_BACKEND}
+    if len(taken | observed.reserved) + len(wanted - held.keys()) <= INDICES:
+        taken |= observed.reserved  # with three largest configurations under way, counters mix
     free = (i for i in chain(range(max(taken) + 1, INDICES), range(1, INDICES)) if i not in taken)
     return {key: held[key] if key in held else next(free) for key in sorted(wanted)}
 

@@ -55,6 +55,16 @@ class Topology:
     next_hops: Mapping[Address, NextHop] = field(default_factory=dict)
     local_addresses: frozenset[Address] = frozenset()
 
+    def severed(self, address: Address) -> bool:
+        """Say whether nothing can get from this host to an address: no route, or the link is down.
+
+        Of an interface that is not followed nothing is known, so it is not called down.
+        """
+        hop = self.next_hops.get(address)
+        if hop is None:
+            return True
+        return any(one.index == hop.ifindex and not one.up for one in self.interfaces.values())
+
     def unresolved(self, targets: frozenset[Address]) -> frozenset[Address]:
         """Return those of ``targets`` that no packet can be sent to: no route or no MAC."""
         hops = self.next_hops

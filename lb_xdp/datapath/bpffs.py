@@ -3,6 +3,7 @@
     <bpffs>/lb-xdp/<gateway>/links/<interface>        one bpf_link for each interface
     <bpffs>/lb-xdp/<gateway>/v<layout>/maps/<map>     persistent maps
     <bpffs>/lb-xdp/<gateway>/v<layout>/gen-<n>/...    a generation: its maps and its program
+    <bpffs>/lb-xdp/<gateway>/v<layout>/formats/<map>  what the bytes of a map mean (``estate``)
 
 bpffs takes no dots in names, so they are escaped (an interface may be called eth0.100).
 """
@@ -89,10 +90,12 @@ class Pins:
     """The folders of one gateway. Making them is left to ``prepare``; reading needs nothing."""
 
     def __init__(self, bpffs: Path, gateway: str, layout: int) -> None:
+        self.gateway = gateway
         self.root = bpffs / _FOLDER / escape(gateway)
         self.links = self.root / "links"
         self.versioned = self.root / f"v{layout}"
         self.maps = self.versioned / "maps"
+        self.formats = self.versioned / "formats"
 
     def prepare(self) -> None:
         """Make the folders."""

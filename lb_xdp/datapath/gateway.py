@@ -7,7 +7,7 @@ It decides nothing: ``core.plan`` says what to do. It can be cut off after any s
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +21,19 @@ from lb_xdp.datapath import counters
 from lb_xdp.datapath.attach import Link, create_links, open_link
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
 from lb_xdp.datapath.compile import way_bits
+from lb_xdp.datapath.estate import Estate, find_estate
 from lb_xdp.datapath.flows import Collected, collect
 from lb_xdp.datapath.generation import Generation, open_generation
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program
 from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
+from lb_xdp.datapath.persistent import open_maps
 from lb_xdp.datapath.workshop import Workshop
 from lb_xdp.errors import MapError
 
 _log = logging.getLogger(__name__)
+
+_OTHER_BUILD = 0  # no sources have it: whatever runs is built anew
 
 
 class Datapath:
@@ -46,6 +50,8 @@ class Datapath:
         self._workshop = Workshop(self._maps)
         self._links: dict[str, Link] = {}
         self._generation: Generation | None = None
+        self._estate: Estate | None = None
+        self._reserved = set[int]()
 
     @classmethod
     def open(
@@ -59,43 +65,34 @@ class Datapath:
     ) -> Self:
         """Open the pins of a gateway, or make the persistent ones.
 
-        ``flow_entries`` is the size of the flow table. Raises MapError for pins of another layout
-        unless ``replace`` says to take over.
+        ``flow_entries`` is the size of the flow table. What a version of another layout left is
+        gone on with as far as it means the same here. Raises MapError where something would be
+        lost, unless ``replace`` says to take over all the same.
         """
         pins = Pins(bpffs or find_bpffs(), gateway, layout().version)
-        if pins.other_layouts() and not replace:
-            raise MapError(
-                f"{pins.other_layouts()[0]}: pins of another layout than v{layout().version}: made "
-                "by another version of lb_xdp. Forwarding goes on with that version. `lb-xdp run "
-                "--replace` takes over without a gap and starts the counters at 0; "
-                f"`lb-xdp --name {gateway} detach` stops it and removes them"
-            )
         datapath = cls(pins, mode, replace=replace, flow_entries=flow_entries)
-        pins.prepare()
         try:
-            for spec in persistent_specs(flow_entries, way_bits()):
-                datapath._maps[spec.name] = datapath._reopen_or_create(spec)
+            datapath._open(persistent_specs(flow_entries, way_bits()))
         except BaseException:
             datapath.close()
             raise
         return datapath
 
-    def _reopen_or_create(self, spec: MapSpec) -> BpfMap:
-        path = self._pins.maps / spec.name
-        try:
-            return BpfMap.reopen(spec, path)
-        except FileNotFoundError:
-            bpf_map = BpfMap.create(spec)
-        except MapError:
-            if not self._replace:
-                raise
-            path.unlink()
-            bpf_map = BpfMap.create(spec)
-        bpf_map.pin(path)
-        return bpf_map
+    def _open(self, specs: Sequence[MapSpec]) -> None:
+        pins = self._pins
+        running = self._open_links().values() if pins.other_layouts() else ()
+        self._estate = estate = find_estate(pins, set(running))
+        if estate is not None and estate.lost and not self._replace:
+            raise MapError(estate.refusal(pins))
+        open_maps(self._maps, pins, specs, estate, replace=self._replace)
+        if estate is not None:
+            lost = ", ".join(estate.lost) or "nothing: flow records and counters go on"
+            _log.info("taking over from %s; lost: %s", estate.folder, lost)
 
     def close(self) -> None:
-        """Close all descriptors. Pins stay, so forwarding goes on."""
+        """Close all descriptors. Pins stay, so forwarding goes on; those of no use yet go."""
+        if self._estate is not None and self._maps:
+            self._pins.remove_layout(self._pins.versioned)
         self._workshop.close()
         for bpf_map in self._maps.values():
             bpf_map.close()
@@ -125,7 +122,19 @@ class Datapath:
             for name, program in running.items()
             if program != current or not self._mode_fits(self._links[name])
         )
-        return replace(self._generation.observe(), attached=self._attached(), outdated=outdated)
+        found = replace(
+            self._generation.observe(),
+            attached=self._attached(),
+            outdated=outdated,
+            reserved=frozenset(self._reserved),
+        )
+        if self._estate is None:
+            if not outdated:
+                self._remove_other_layouts()  # left by an upgrade that was cut off at its end
+            return found
+        # Of another layout: what is read is the past, and the goal has a generation of its own.
+        structure = found.structure and replace(found.structure, build=_OTHER_BUILD)
+        return replace(found, structure=structure, outdated=frozenset(running))
 
     def _mode_fits(self, link: Link) -> bool:
         return self._mode is XdpMode.AUTO or link.mode == self._mode.value
@@ -157,6 +166,8 @@ class Datapath:
 
     def _open_generation(self, running: set[int]) -> Generation | None:
         """Open the newest generation that some interface runs; without any, the newest one."""
+        if self._estate is not None:
+            return self._open_inherited(self._estate)
         found: list[Generation] = []
         for number in self._pins.generations():
             try:
@@ -169,12 +180,22 @@ class Datapath:
                     raise
         used = [generation for generation in found if generation.program.id in running]
         chosen = used[-1] if used else found[-1] if found else None
+        self._reserved = set[int]()
         for generation in found:
             if generation is not chosen:
+                if generation.program.id in running:
+                    self._reserved |= generation.indices()
                 generation.close()
             if generation is not chosen and generation.program.id not in running:
                 self._pins.remove_generation(generation.number)
         return chosen
+
+    def _open_inherited(self, estate: Estate) -> Generation | None:
+        """Open the generation of another layout that forwards; None where it cannot be read."""
+        number = estate.generation
+        if number is None:
+            return None
+        return open_generation(estate.folder / f"gen-{number}", number, self._maps["limits"])
 
     def _close_generation(self) -> None:
         if self._generation is not None:
@@ -215,6 +236,7 @@ class Datapath:
             rings={**({} if plan.build else observed.rings), **plan.rings},
             attached=self._attached(),
             outdated=frozenset(),
+            reserved=frozenset(),
         )
 
     @staticmethod
@@ -236,7 +258,7 @@ class Datapath:
             self._run_everywhere(built.program, undo)
             undo.pop_all()
         self._close_generation()
-        self._generation = built
+        self._generation, self._estate = built, None
 
     def _build(self, plan: Plan, undo: ExitStack) -> Generation:
         """Make a generation complete, tried and pinned; nothing runs it yet."""
@@ -291,10 +313,12 @@ class Datapath:
         for number in self._pins.generations():
             if number != keep:
                 self._pins.remove_generation(number)
-        if self._replace:
-            for folder in self._pins.other_layouts():
-                _log.warning("removing the pins of another layout at %s", folder)
-                self._pins.remove_layout(folder)
+        self._remove_other_layouts()
+
+    def _remove_other_layouts(self) -> None:
+        for folder in self._pins.other_layouts():
+            _log.info("removing the pins of another layout at %s", folder)
+            self._pins.remove_layout(folder)
 
     def remove(self) -> list[str]:
         """Detach every program and remove every pin: forwarding stops. Returns what was removed."""

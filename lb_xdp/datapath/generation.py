@@ -54,7 +54,7 @@ from lb_xdp.datapath.records import encode_record, read_records, write_limit, wr
 from lb_xdp.datapath.structure import read_endpoints, structure_endpoints
 from lb_xdp.errors import DatapathError, MapError
 
-_PROGRAM = "program"
+PROGRAM = "program"
 _IPV6_BITS = 128
 _WORD_BITS = 32
 
@@ -86,7 +86,7 @@ class Generation:
         for name, bpf_map in self.maps.items():
             bpf_map.pin(folder / name)
         try:
-            syscall.pin(self.program.fd, str(folder / _PROGRAM))
+            syscall.pin(self.program.fd, str(folder / PROGRAM))
         except OSError as error:
             raise DatapathError(f"{folder}: cannot be pinned: {error.strerror}") from error
 
@@ -132,6 +132,10 @@ class Generation:
         value["slot"][0][:RING_SLOTS] = image.slots
         value["slot"][0][RING_SLOTS] = NO_BACKEND
         rings.write(self.rings[service], value)
+
+    def indices(self) -> set[int]:
+        """Return the backend indices that mean something here."""
+        return set(read_records(self.maps["backends"], self.limits)[1].values())
 
     def observe(self) -> Observed:
         """Read everything back, as the controller's picture of the kernel."""
@@ -267,7 +271,7 @@ def _close(maps: Mapping[str, BpfMap]) -> None:
 
 def open_generation(folder: Path, number: int, limits: BpfMap) -> Generation:
     """Reopen a pinned generation. Raises MapError for another geometry, FileNotFoundError."""
-    program_fd = syscall.open_pin(str(folder / _PROGRAM))
+    program_fd = syscall.open_pin(str(folder / PROGRAM))
     program = Program(program_fd, syscall.program_info(program_fd).id)
     maps: dict[str, BpfMap] = {}
     try:

@@ -65,7 +65,7 @@ class Layout:
 
     @property
     def version(self) -> int:
-        """Return ``LB_LAYOUT``: pins of another one are never reopened."""
+        """Return ``LB_LAYOUT``: of the pins of another one ``estate`` says what is of use."""
         return self.constants["LB_LAYOUT"]
 
 

@@ -120,17 +120,22 @@ class Gateway:
         else:
             YAML().dump(config, self.config_path)
 
-    def start(self, *arguments: str, wait_s: float = 60, by: Sequence[str] = ()) -> None:
+    def start(
+        self,
+        *arguments: str,
+        wait_s: float = 60,
+        by: Sequence[str] = (),
+        program: Sequence[str] = (_COMMAND,),
+    ) -> None:
         """Start the daemon; with ``wait_s`` return when it says that it is ready.
 
-        ``by`` is a command that runs the daemon's, as ``setpriv`` does.
-
-        What was compiled for another gateway of this test run is used again.
+        ``by`` is a command that runs the daemon's, as ``setpriv`` does; ``program`` stands for
+        ``lb-xdp``. What was compiled for another gateway of this test run is used again.
         """
         cache = Path(tempfile.gettempdir(), "compiled")
         cache.mkdir(exist_ok=True)
         with self.log_path.open("a") as log:
-            command = [*by, _COMMAND, "run", "-c", str(self.config_path), *arguments]
+            command = [*by, *program, "run", "-c", str(self.config_path), *arguments]
             settings = ("env", f"LB_XDP_COMPILE_CACHE={cache}")
             self._process = self.host.popen(*settings, *command, stdout=log, stderr=log)
         if wait_s:

@@ -54,6 +54,8 @@ class Kernel:
             dict(chosen.rings),
             attached,
             frozenset(outdated),
+            frozenset(index for n in numbers[:-1] for index in self.generations[n].indices.values())
+            - set(chosen.indices.values()),
         )
 
     def steps(self, plan: Plan) -> Iterator[Callable[[], object]]:
@@ -92,13 +94,17 @@ class Kernel:
     def _forget_others(self, keep: int) -> None:
         self.generations = {keep: self.generations[keep]}
 
-    def apply(self, plan: Plan, *, steps: int | None = None) -> None:
-        """Carry a plan out, or its first ``steps``; each step must leave what runs consistent."""
+    def apply(self, plan: Plan, *, steps: int | None = None) -> bool:
+        """Carry a plan out, or its first ``steps``; each step must leave what runs consistent.
+
+        Return whether that was all of it.
+        """
         for number, step in enumerate(self.steps(plan)):
             if number == steps:
-                return
+                return False
             step()
             self.assert_safe()
+        return True
 
     def assert_safe(self) -> None:
         """Every program that runs finds a usable record of its own for each index in its rings."""

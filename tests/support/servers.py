@@ -19,7 +19,7 @@ from typing import TypedDict
 from tests.support import pace
 from tests.support.lab import Host, Lab
 
-_PYTHON = sys.executable
+PYTHON = sys.executable
 
 _NGINX = """\
 daemon off;
@@ -129,9 +129,7 @@ class Echo:
         self.host = host
         self.port = port
         arguments = ["-m", "tests.support.echo", host.name, str(port)]
-        self.process = host.popen(
-            _PYTHON, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self.process = host.popen(PYTHON, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._answer()
 
     def stats(self) -> EchoStats:

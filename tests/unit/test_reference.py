@@ -367,6 +367,15 @@ def test_it_does_not_guess() -> None:
     assert scene.run(frame_of(direct)).reason == "direct"
 
 
+def test_a_later_fragment_of_nothing_is_judged_by_its_frame_first() -> None:
+    """Where no fragment was ever noted, one in a frame for others passes; ours are dropped."""
+    scene = Scene(Mode.DSR, blank=True)
+    later = make.ip(scene.client, scene.vip, 6, bytes(64), fragment=8)
+    assert scene.run(frame_of(later)).reason == "fragment_lost"
+    others = make.ethernet(later, NEXT_HOP, CLIENT_MAC)
+    assert scene.run(others).reason == "other_host"
+
+
 @pytest.mark.parametrize("mode", list(Mode))
 @both
 def test_every_truncation_has_an_outcome(mode: Mode, family: int) -> None:

@@ -120,6 +120,8 @@ class Model:
             if ends.isdisjoint(self._standing.backends | self._standing.snats):
                 return passed("not_vip", envelope.frame)
         elif self._blank:
+            if not self._standing.is_for_us(envelope.frame):
+                return passed("other_host", envelope.frame)
             return dropped("fragment_lost")
         raise UndecidedError("a later fragment goes where its first one went")
 
