@@ -84,7 +84,7 @@ def test_another_user_is_enough_where_files_are_its_own(lab: Lab) -> None:
         path.chmod(0o755)
     places = ("/sys/fs/bpf", "/run/lb-xdp", "/var/lib/lb-xdp", str(_compiled()))
     subprocess.run(["chown", "-R", "nobody:nogroup", *places], check=True)
-    lab.on_close.callback(lambda: subprocess.run(["chown", "-R", "0:0", "/sys/fs/bpf"], check=True))
+    lab.on_close.callback(subprocess.run, ["chown", "-R", "0:0", *places], check=True)
     scene.gateway.start(by=confined("--reuid=nobody", "--regid=nogroup", "--clear-groups"))
     works(scene)
 
