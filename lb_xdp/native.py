@@ -1,4 +1,4 @@
-"""The controller's one loop in C, ``native/lb_ring.c``, where scripts/setup could build it.
+"""The controller's one loop in C, ``lb_ring.c`` beside it, where scripts/setup could build it.
 
 Owns finding and calling it. It refuses to be needed: without a C compiler the same is done in
 Python (``core.ring.fill``), fifteen times as slowly, slot for slot with the same outcome.

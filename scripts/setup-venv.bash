@@ -9,7 +9,7 @@ ensure_venv() { # runtime|dev
 	local place wanted
 	[ -x "$python" ] || die "$python is missing: install python3"
 	place="$python $("$python" -V) at $PWD"
-	wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup-venv.bash native/*.c | sha256sum)
+	wanted=$(cat pyproject.toml scripts/constraints.txt scripts/setup-venv.bash lb_xdp/*.c | sha256sum)
 	if stamp_says "$1" "$place" "$wanted" || stamp_says dev "$place" "$wanted"; then
 		return
 	fi
@@ -53,7 +53,7 @@ build_native() {
 	for compiler in cc gcc gcc-14 gcc-13 gcc-12 clang; do
 		if command -v "$compiler" >/dev/null &&
 			"$compiler" -O2 -std=c11 -Wall -Wextra -Werror -ffreestanding -nostdlib -fPIC -shared \
-				-o lb_xdp/liblb_ring.so native/lb_ring.c 2>/dev/null; then
+				-o lb_xdp/liblb_ring.so lb_xdp/lb_ring.c 2>/dev/null; then
 			return
 		fi
 	done
