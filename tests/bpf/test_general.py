@@ -467,6 +467,25 @@ def test_an_error_reaches_the_client(
         assert found.data[at:] == bytes(wanted)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backend_of_nat_and_of_fullnat(wire: Wire, family: int) -> None:
+    """What a backend of both sends to fullnat's address is fullnat's, errors included."""
+    address = VIP if family == 4 else VIP6
+    nat = service(Mode.NAT, 80, vip=address, backends=[1], name="nat")
+    full = service(Mode.FULLNAT, 81, vip=address, backends=[1], backend_port=80, name="full")
+    with LoadedProgram(wire, nat, full) as loaded:
+        sent = loaded.run(from_client(family, TCP(sport=4020, dport=81, flags="S"))).packet
+        there = network(sent)
+        answer = header(family, there.dst, there.src) / TCP(
+            sport=80, dport=there[TCP].sport, flags="SA"
+        )
+        error = error_about(family, there, 20, there.src)
+        for packet, reason in ((Ether(dst=GATEWAY_MAC) / answer, "replied"), (error, "icmp_error")):
+            found = loaded.run(packet, ingress=INNER)
+            assert (found.action, found.reason) == ("redirect", reason)
+            assert network(found.packet).dst == client(family)
+
+
 @pytest.mark.parametrize("mode", [Mode.IPIP, Mode.GUE])
 @pytest.mark.parametrize("outer", FAMILIES)
 @pytest.mark.parametrize("family", FAMILIES)
