@@ -1,0 +1,84 @@
+"""The flow table's housekeeping, while packets come in between its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from scapy.layers.inet import IP, TCP
+
+from lb_xdp.core.collect import over as judge
+from lb_xdp.core.desired import traits
+from lb_xdp.core.model import Algorithm, FlowTable, Mode
+from lb_xdp.datapath import flows as module
+from lb_xdp.datapath.clock import jiffies, jiffies_per_s
+from lb_xdp.datapath.flows import Collected, collect
+from tests.bpf.test_tracking import number_of, reply, request
+from tests.support.program import INNER, LoadedProgram, Wire, service
+
+LATER_S = 20
+
+
+def look(loaded: LoadedProgram, times: FlowTable = FlowTable()) -> Collected:  # noqa: B008 - frozen
+    """Look at the flow table as the controller does."""
+    services = {service.key: traits(service) for service in loaded.config.services}
+    maps = loaded.maps
+    backends = loaded.generation.maps["backends"]
+    return collect(maps, backends, times=times, services=services, affinity_s={})
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Let a look find all records 20 s older, and something happen after it has read them."""
+
+    def set_up(happens: Callable[[], object]) -> None:
+        def over(*args: object, **options: object) -> object:
+            happens()
+            return judge(*args, **options)  # type: ignore[arg-type]  # passed through
+
+        later = LATER_S * jiffies_per_s()
+        monkeypatch.setattr(module, "jiffies", lambda: (jiffies() + later) % 2**32)
+        monkeypatch.setattr(module, "over", over)
+
+    return set_up
+
+
+@pytest.mark.parametrize("mode", [Mode.DSR, Mode.FULLNAT])
+def test_a_port_used_anew_while_records_are_removed(
+    wire: Wire, mode: Mode, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    """A flow that begins where an ended one was read keeps its record, and its port."""
+    web = service(mode, algorithm=Algorithm.ROUND_ROBIN, backends=[1, 2])
+    with LoadedProgram(wire, web) as loaded:
+        for flags in ("S", "A", "R"):
+            loaded.run(request(flags))
+        begun = []
+        meanwhile(lambda: begun.append(loaded.run(request("S"))))
+        found = look(loaded)
+        assert (found.removed, found.entries, len(found.recorded[web.key])) == (0, 1, 1)
+        number = number_of(begun[0])
+        assert [number_of(loaded.run(request("A"))) for _ in range(3)] == [number] * 3
+        if mode is Mode.FULLNAT:
+            there = begun[0].packet[IP]
+            back = reply(number, there.src, 80, there[TCP].sport, "SA")
+            assert loaded.run(back, ingress=INNER).reason == "replied"
+
+
+def test_a_port_of_an_ended_flow_used_anew_before_it_is_freed(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flow whose record has just been removed may begin anew with the port that it had."""
+    web = service(Mode.FULLNAT, backends=[1])
+    with LoadedProgram(wire, web) as loaded:
+        for flags in ("S", "A", "R"):
+            loaded.run(request(flags))
+        begun = []
+        later = LATER_S * jiffies_per_s()
+        monkeypatch.setattr(module, "jiffies", lambda: (jiffies() + later) % 2**32)
+        monkeypatch.setattr(
+            module, "_charge_off", lambda *_: begun.append(loaded.run(request("S")))
+        )
+        assert look(loaded).removed == 1
+        there = begun[0].packet[IP]
+        back = reply(1, there.src, 80, there[TCP].sport, "SA")
+        assert loaded.run(back, ingress=INNER).reason == "replied"
