@@ -82,3 +82,19 @@ def test_a_port_of_an_ended_flow_used_anew_before_it_is_freed(
         there = begun[0].packet[IP]
         back = reply(1, there.src, 80, there[TCP].sport, "SA")
         assert loaded.run(back, ingress=INNER).reason == "replied"
+
+
+def test_a_half_closed_connection_goes_on(
+    wire: Wire, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    """A client that has said all still hears the answer, where only its own side is seen."""
+    web = service(Mode.DSR, algorithm=Algorithm.ROUND_ROBIN)
+    with LoadedProgram(wire, web) as loaded:
+        ports = range(5000, 5009)
+        begun = [number_of(loaded.run(request("S", port))) for port in ports]
+        for port in ports:
+            loaded.run(request("A", port))
+            loaded.run(request("FA", port))
+        meanwhile(lambda: None)
+        look(loaded)
+        assert [number_of(loaded.run(request("A", port))) for port in ports] == begun
