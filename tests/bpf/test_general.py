@@ -34,6 +34,7 @@ from tests.support.program import (
     VIP,
     VIP6,
     LoadedProgram,
+    Outcome,
     Wire,
     assert_same,
     backend_address,
@@ -522,6 +523,33 @@ def test_too_big_within_the_tunnel_is_told(wire: Wire, mode: Mode, family: int, 
         else:
             assert found.packet[ICMPv6PacketTooBig].mtu == max(told - overhead, 1280)
         checksums_hold(found.data, family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_too_big_for_a_client_without_neighbour_is_the_kernels_to_send(
+    wire: Wire, family: int
+) -> None:
+    """What the kernel has to route is addressed to the gateway: it drops others' frames."""
+    with load(wire, Mode.IPIP, family) as loaded:
+        packet = from_client(family, TCP(sport=4011, dport=80, flags="A") / payload(1350))
+        network(packet).src = "10.1.0.77" if family == 4 else "fd00:1::77"
+        sent = loaded.run(packet)
+        error = tunnel_error(family, sent, 1350)
+        found = loaded.run(error, ingress=INNER)
+        assert (found.action, found.reason) == ("pass", "no_neighbour")
+        assert (found.packet.src, found.packet.dst) == (error.src, GATEWAY_MAC)
+        assert network(found.packet).dst == network(packet).src
+
+
+def tunnel_error(outer: int, sent: Outcome, told: int) -> Ether:
+    """Return a router's "too big" about a tunnel's packet."""
+    tunnel = bytes(sent.data[14:])
+    frame = Ether(src=sent.packet.dst, dst=GATEWAY_MAC)
+    if outer == 4:
+        icmp = ICMP(type=3, code=4, nexthopmtu=told) / Raw(tunnel[:200])
+        return frame / header(4, "192.0.2.1", sent.packet[IP].src) / icmp
+    icmp = ICMPv6PacketTooBig(mtu=told) / Raw(tunnel[:300])
+    return frame / header(6, "2001:db8:5::1", sent.packet[IPv6].src) / icmp
 
 
 @pytest.mark.parametrize("family", FAMILIES)
