@@ -553,6 +553,28 @@ def tunnel_error(outer: int, sent: Outcome, told: int) -> Ether:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_tunnels_of_a_version_without_a_vip(wire: Wire, family: int) -> None:
+    """Errors about them are relayed, tagged or not; all else of that version passes untouched."""
+    outer = 10 - family
+    with load(wire, Mode.IPIP, family, family=outer) as loaded:
+        layer = TCP(sport=4011, dport=80, flags="A") / payload(1350)
+        sent = loaded.run(from_client(family, layer))
+        error = tunnel_error(outer, sent, 1390)
+        tagged = Ether(src=error.src, dst=error.dst) / Dot1Q(vlan=7) / error.payload
+        for frame in (error, tagged):
+            assert loaded.run(frame, ingress=INNER).reason == "icmp_error"
+        to = sent.packet.payload.src
+        plain = header(outer, client(outer), to)
+        odd = plain / IPv6ExtHdrDestOpt() / TCP() if outer == 6 else plain / UDP()
+        for packet in (odd, plain / TCP(), plain / ICMP()):
+            for tags in (Ether(dst=GATEWAY_MAC), Ether(dst=GATEWAY_MAC) / Dot1Q(vlan=7)):
+                frame = tags / packet
+                found = loaded.run(frame)
+                assert (found.action, found.reason) == ("pass", "other_family")
+                assert found.data == bytes(frame)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_error_about_no_flow_passes(wire: Wire, mode: Mode, family: int) -> None:
     """An error that quotes nothing of ours is left alone."""
