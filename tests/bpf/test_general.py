@@ -30,6 +30,7 @@ from tests.support.program import (
     CLIENT_MAC,
     GATEWAY_MAC,
     INNER,
+    OUTER,
     SNATS,
     VIP,
     VIP6,
@@ -207,6 +208,24 @@ def test_translated_fragments_make_a_right_datagram(wire: Wire, mode: Mode, fami
         reply = reassembled([result.packet for result in results], family)
         assert (network(reply).src, network(reply).dst) == (vip(family), client(family))
         assert (reply[UDP].sport, reply[UDP].dport) == (80, 4004)
+
+
+def test_fragments_of_a_reply_that_are_fragmented_again(wire: Wire) -> None:
+    """Those after a first one that the kernel has to cut are translated as it was."""
+    with load(wire, Mode.NAT, 4, backends=[1]) as loaded:
+        wire.set_mtu(OUTER, 1400)
+        try:
+            whole = header(4, str(backend_address(1)), client(4), flags=0, id=next(_IDS))
+            parts = fragment(whole / UDP(sport=80, dport=4004) / payload(3100), 1480)
+            sent = [loaded.run(Ether(dst=GATEWAY_MAC) / part, ingress=INNER) for part in parts]
+        finally:
+            wire.set_mtu(OUTER, 1500)
+        assert [(s.action, s.reason) for s in sent] == [
+            ("pass", "reply_too_big"),
+            ("pass", "reply_too_big"),
+            ("redirect", "replied"),
+        ]
+        assert {s.packet[IP].src for s in sent} == {vip(4)}
 
 
 def network(packet: Packet) -> Packet:
