@@ -113,19 +113,20 @@ def _charge_off(limits: BpfMap, expired: Values) -> None:
 def _sweep_returns(
     maps: Mapping[str, BpfMap], taken: Values, owners: Values, keys: Values, values: Values
 ) -> None:
-    """Free the ports of fullnat flows that are over: those whose record is gone or has another.
+    """Free the ports of fullnat flows that are over: whose record is gone or says something else.
 
     A flow may have begun anew since, with the port that it had: that is looked at once more.
     """
     if not len(taken):
         return
-    ports = dict(zip((key.tobytes() for key in keys), values["snat_port"].tolist(), strict=True))
+    uses = zip(values["snat_port"].tolist(), values["identity"].tolist(), strict=True)
+    ports = dict(zip((key.tobytes() for key in keys), uses, strict=True))
     for key, owner in zip(taken, owners, strict=True):
-        port = int(key["destination_port"])
-        if ports.get(owner["flow"].tobytes()) == port:
+        use = int(key["destination_port"]), int(owner["identity"])
+        if ports.get(owner["flow"].tobytes()) == use:
             continue
         held = maps["flows"].read(owner["flow"])
-        if held is None or int(held[0]["snat_port"]) != port:
+        if held is None or (int(held[0]["snat_port"]), int(held[0]["identity"])) != use:
             maps["returns"].delete(key)
 
 

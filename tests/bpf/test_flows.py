@@ -84,6 +84,24 @@ def test_a_port_of_an_ended_flow_used_anew_before_it_is_freed(
         assert loaded.run(back, ingress=INNER).reason == "replied"
 
 
+def test_a_port_left_over_from_another_backend(wire: Wire) -> None:
+    """What the backend of an ended flow still says is not taken for the flow that came after it."""
+    web = service(Mode.FULLNAT, algorithm=Algorithm.ROUND_ROBIN)
+    with LoadedProgram(wire, web) as loaded:
+        first = loaded.run(request("S"))
+        for flags in ("A", "R"):
+            loaded.run(request(flags))
+        second = loaded.run(request("S"))
+        loaded.run(request("A"))
+        there = first.packet[IP]
+        assert number_of(first) != number_of(second)
+        assert there[TCP].sport == second.packet[TCP].sport
+        late = reply(number_of(first), there.src, 80, there[TCP].sport, "RA")
+        assert loaded.run(late, ingress=INNER).reason == "no_flow"
+        look(loaded)
+        assert len(loaded.maps["returns"].read_all()[0]) == 1
+
+
 def test_a_half_closed_connection_goes_on(
     wire: Wire, meanwhile: Callable[[Callable[[], object]], None]
 ) -> None:
