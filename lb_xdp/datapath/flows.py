@@ -64,7 +64,7 @@ def collect(
         identities=identities,
     )
     expired = _remove(maps["flows"], keys, values, gone)
-    _charge_off(maps["limits"], expired)
+    _charge_off(maps["limits"], expired, identities)
     _sweep_returns(maps, *ports, keys[~gone], values[~gone])
     _sweep_clients(maps["affinities"], affinity_s)
     counts = by_backend(values, ~gone, len(identities))
@@ -100,9 +100,14 @@ def _remove(flows: BpfMap, keys: Values, values: Values, gone: Mask) -> Values:
     return np.concatenate(taken) if taken else np.zeros(0, flows.spec.value)
 
 
-def _charge_off(limits: BpfMap, expired: Values) -> None:
-    """Give backends back the connections that ended in silence; only this adds to ``expired``."""
-    open_still = expired["backend"][unreleased(expired)]
+def _charge_off(limits: BpfMap, expired: Values, identities: NDArray[np.uint32]) -> None:
+    """Give backends back the connections that ended in silence; only this adds to ``expired``.
+
+    A void record says nothing of the backend that has its index now.
+    """
+    backends = np.minimum(expired["backend"], len(identities) - 1)
+    mine = identities[backends] == expired["identity"]
+    open_still = expired["backend"][unreleased(expired) & mine]
     for index, count in zip(*np.unique(open_still, return_counts=True), strict=True):
         held = limits.read(int(index))
         if held is not None:

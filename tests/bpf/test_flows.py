@@ -10,11 +10,18 @@ from scapy.layers.inet import IP, TCP
 from lb_xdp.core.collect import over as judge
 from lb_xdp.core.desired import traits
 from lb_xdp.core.model import Algorithm, FlowTable, Mode
+from lb_xdp.datapath import counters
 from lb_xdp.datapath import flows as module
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.flows import Collected, collect
 from tests.bpf.test_tracking import number_of, reply, request
-from tests.support.program import INNER, LoadedProgram, Wire, service
+from tests.support.program import (
+    INNER,
+    LoadedProgram,
+    Wire,
+    backend_address,
+    service,
+)
 
 LATER_S = 20
 
@@ -116,3 +123,38 @@ def test_a_half_closed_connection_goes_on(
         meanwhile(lambda: None)
         look(loaded)
         assert [number_of(loaded.run(request("A", port))) for port in ports] == begun
+
+
+@pytest.mark.parametrize(
+    ("other", "told_by", "let_in"),
+    [
+        (True, "controller", 3),
+        (False, "controller", 3),
+        (False, "program", 6),  # the three that end were not counted any more
+    ],
+)
+def test_an_index_given_to_another_backend_owes_nothing(
+    wire: Wire, told_by: str, let_in: int, *, other: bool
+) -> None:
+    """A backend that comes to an index whose former holder had connections has its whole limit.
+
+    One that was taken out and put back in is not full for ever when its older flows end.
+    """
+    web = service(Mode.NAT, backends=[1], max_connections=3)
+    with LoadedProgram(wire, web) as loaded:
+        for port in range(5000, 5003):
+            assert loaded.run(request("S", port)).reason == "forwarded"
+            loaded.run(request("A", port))
+        was = loaded.identity(web, 1)
+        index = loaded.plan.indices[was]
+        key = was.backend._replace(address=backend_address(5)) if other else was.backend
+        counters.reset(loaded.maps, [index])
+        record = loaded.desired.records[was]
+        loaded.generation.write_record(was._replace(backend=key), index, record)
+        if told_by == "controller":
+            assert look(loaded).removed == (3 if other else 0)
+        else:
+            for port in range(5000, 5003):
+                assert loaded.run(request("R", port)).reason == "forwarded"
+        sent = [loaded.run(request("S", port)).reason for port in range(6000, 6010)]
+        assert sent == ["forwarded"] * let_in + ["backends_full"] * (10 - let_in)
