@@ -571,6 +571,19 @@ def tunnel_error(outer: int, sent: Outcome, told: int) -> Ether:
     return frame / header(6, "2001:db8:5::1", sent.packet[IPv6].src) / icmp
 
 
+@pytest.mark.parametrize("outer", FAMILIES)
+def test_an_error_about_a_tunnel_that_is_not_ours_is_not_relayed(wire: Wire, outer: int) -> None:
+    """What it quotes must have been sent from where the error goes to."""
+    with load(wire, Mode.IPIP, 4, family=outer) as loaded:
+        layer = TCP(sport=4011, dport=80, flags="A") / payload(1350)
+        sent = loaded.run(from_client(4, layer))
+        error = tunnel_error(outer, sent, 1390)
+        octets = bytearray(bytes(error))
+        octets[14 + (28 + 15 if outer == 4 else 48 + 23)] ^= 1  # the quoted source
+        found = loaded.run(bytes(octets), ingress=INNER)
+        assert (found.action, found.reason) == ("pass", "to_gateway")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tunnels_of_a_version_without_a_vip(wire: Wire, family: int) -> None:
     """Errors about them are relayed, tagged or not; all else of that version passes untouched."""
