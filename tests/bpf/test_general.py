@@ -210,6 +210,22 @@ def test_translated_fragments_make_a_right_datagram(wire: Wire, mode: Mode, fami
         assert (reply[UDP].sport, reply[UDP].dport) == (80, 4004)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_first_fragment_must_have_the_whole_header(wire: Wire, mode: Mode, family: int) -> None:
+    """Padding is no transport header: there is no checksum in it to update."""
+    tcp = bytes(from_client(family, TCP(sport=4006, dport=80)))[-20:]
+    if family == 4:
+        head = header(4, client(4), vip(4), flags="MF", proto=6)
+    else:
+        head = header(6, client(6), vip(6)) / IPv6ExtHdrFragment(m=1, nh=6)
+    with load(wire, mode, family) as loaded:
+        for octets, reason in ((8, "bad_length"), (16, "bad_length"), (24, "forwarded")):
+            frame = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / head / Raw((tcp + bytes(4))[:octets])
+            found = loaded.run(bytes(frame) + tcp[octets:])
+            assert found.reason == reason
+
+
 def test_fragments_of_a_reply_that_are_fragmented_again(wire: Wire) -> None:
     """Those after a first one that the kernel has to cut are translated as it was."""
     with load(wire, Mode.NAT, 4, backends=[1]) as loaded:
