@@ -214,6 +214,14 @@ static __always_inline int lb_leave_by_way(struct xdp_md *ctx, struct lb_packet 
 	return LB_END(icmp_error);
 }
 
+static __always_inline void lb_swap_macs(struct ethhdr *eth)
+{
+	__u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	lb_set_macs(eth, eth->h_source, mac);
+}
+
 static __always_inline int lb_answer_as(struct xdp_md *ctx, struct lb_packet *packet,
 					struct lb_budget *budget, int *action, int family)
 {
@@ -228,6 +236,8 @@ static __always_inline int lb_answer_as(struct xdp_md *ctx, struct lb_packet *pa
 		return end;
 #if LB_TUNNELS
 	if (budget->aside[LB_ASIDE_ROUTED]) {
+		/* As it came, addressed to us: another host's frame, the kernel would not route. */
+		lb_swap_macs(packet->eth);
 		end = lb_way_to(ctx, packet, lb_source(packet, family),
 				lb_destination(packet, family), &way, family);
 		return lb_leave_by_way(ctx, packet, way, end, action, family);
@@ -269,11 +279,9 @@ static __always_inline int lb_answer(struct xdp_md *ctx, int *action)
 
 static __always_inline void lb_turn_around(struct lb_packet *packet, int family)
 {
-	__u8 mac[ETH_ALEN];
 	__be32 address[4];
 
-	__builtin_memcpy(mac, packet->eth->h_dest, ETH_ALEN);
-	lb_set_macs(packet->eth, packet->eth->h_source, mac);
+	lb_swap_macs(packet->eth);
 	if (family == 4) {
 		address[0] = lb_ip4(packet)->saddr;
 		lb_ip4(packet)->saddr = lb_ip4(packet)->daddr;

@@ -83,14 +83,17 @@ static __always_inline int lb_dispatch(struct xdp_md *ctx, struct lb_table *tabl
 		lb_nat_note_direct(packet, to.index, family);
 		return LB_END(direct);
 	}
+#endif
+#if LB_FULLNAT
+	/* Before nat's: a backend may be of both, and what it sends to this address is fullnat's. */
+	if (lb_address_bits(table, destination, family) & LB_ADDRESS_SNAT)
+		return lb_fullnat_reply(ctx, table, packet, action, family);
+#endif
+#if LB_NAT
 	to = lb_stand_of(lb_endpoint_find(table, lb_source(packet, family), packet->source_port,
 					  packet->protocol, family));
 	if (to.kind == LB_KIND_BACKEND)
 		return lb_reply(ctx, table, packet, to.index, action, family);
-#endif
-#if LB_FULLNAT
-	if (lb_address_bits(table, destination, family) & LB_ADDRESS_SNAT)
-		return lb_fullnat_reply(ctx, table, packet, action, family);
 #endif
 	return lb_not_ours(table, packet, family);
 }

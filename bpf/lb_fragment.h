@@ -67,6 +67,7 @@ static __always_inline int lb_fragment_notable(int end)
 	case LB_END(no_route): /* translated, and for the kernel to send */
 	case LB_END(no_neighbour):
 	case LB_END(other_egress):
+	case LB_END(reply_too_big): /* untranslated: without a backend, and then not noted */
 		return 1;
 	default:
 		return 0;

@@ -20,6 +20,12 @@ static __always_inline int lb_go_on(struct xdp_md *ctx, __u32 program)
 	return LB_END(internal);
 }
 
+/* Whether some service is of the version; without one, only errors about tunnels concern us. */
+static __always_inline int lb_has_vips(int family)
+{
+	return family == 4 ? LB_IPV4 : LB_IPV6;
+}
+
 static __always_inline int lb_is_icmp(__u8 protocol, int family)
 {
 	return protocol == (family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
@@ -83,7 +89,7 @@ static __always_inline int lb_general_error(struct xdp_md *ctx, struct lb_table 
 		return end ? LB_END(to_gateway)
 			   : lb_tunnel_error(ctx, table, packet, &quoted, family);
 #endif
-	if (!(family == 4 ? LB_IPV4 : LB_IPV6))
+	if (!lb_has_vips(family))
 		return LB_END(other_family);
 	if (!end)
 		end = lb_error(ctx, table, packet, &quoted, action, family);
@@ -108,7 +114,7 @@ static __always_inline int lb_general_rest(struct xdp_md *ctx, struct lb_table *
 	    packet->l4 + LB_ICMP_HEADER <= packet->end &&
 	    lb_icmp_is_error(*(__u8 *)packet->l4, family))
 		return lb_general_error(ctx, table, packet, action, family);
-	if (!(family == 4 ? LB_IPV4 : LB_IPV6))
+	if (!lb_has_vips(family))
 		return LB_END(other_family);
 	if (!lb_concerns_us(table, packet, family))
 		return LB_END(not_vip);
@@ -159,14 +165,14 @@ static __always_inline int lb_general_ip(struct xdp_md *ctx, struct lb_packet *p
 	LB_KEEP(packet->l3);
 	if (packet->l3 + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) >
 	    packet->end)
-		return LB_END(truncated);
+		return lb_has_vips(family) ? LB_END(truncated) : LB_END(other_family);
 	end = lb_parse_rest(packet, family);
 	transport = packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP;
 	if (end || !transport || packet->part == LB_LATER)
 		return rest ? lb_general_rest(ctx, table, packet, end, action, family)
 			    : lb_go_on(ctx, family == 4 ? LB_PROGRAM_REST4 : LB_PROGRAM_REST6);
-	if (rest)
-		return LB_END(internal);
+	if (rest) /* only where no service is of this version: behind tags, or extension headers */
+		return lb_has_vips(family) ? LB_END(internal) : LB_END(other_family);
 	if (!lb_concerns_us(table, packet, family))
 		return LB_END(not_vip);
 	return lb_general_transport(ctx, table, packet, place, action, family);
@@ -192,18 +198,18 @@ static __always_inline int lb_general_journey(struct xdp_md *ctx, int *action, i
 		return end;
 	switch (bpf_ntohs(ethertype)) {
 	case ETH_P_IP:
-		if (!LB_IPV4 && !(rest && LB_OUTER4))
+		if (!LB_IPV4 && !LB_OUTER4)
 			return LB_END(other_family);
 		/* Only behind tags: the fast program does not look there. */
 		if (family != 4)
-			return lb_go_on(ctx, LB_PROGRAM_GENERAL4);
+			return lb_go_on(ctx, LB_IPV4 ? LB_PROGRAM_GENERAL4 : LB_PROGRAM_REST4);
 		end = lb_general_ip(ctx, &packet, action, rest, 4);
 		break;
 	case ETH_P_IPV6:
-		if (!LB_IPV6 && !(rest && LB_OUTER6))
+		if (!LB_IPV6 && !LB_OUTER6)
 			return LB_END(other_family);
 		if (family != 6)
-			return lb_go_on(ctx, LB_PROGRAM_GENERAL6);
+			return lb_go_on(ctx, LB_IPV6 ? LB_PROGRAM_GENERAL6 : LB_PROGRAM_REST6);
 		end = lb_general_ip(ctx, &packet, action, rest, 6);
 		break;
 	default:

@@ -354,15 +354,15 @@ static __always_inline int lb_error(struct xdp_md *ctx, struct lb_table *table,
 					     quoted->protocol, family));
 	if (stand.kind && lb_is_service(&stand))
 		return lb_error_request(ctx, table, packet, quoted, &stand, action, family);
+#if LB_FULLNAT
+	if (lb_address_bits(table, lb_source(quoted, family), family) & LB_ADDRESS_SNAT)
+		return lb_error_fullnat(ctx, table, packet, quoted, action, family);
+#endif
 #if LB_NAT
 	stand = lb_stand_of(lb_endpoint_find(table, lb_destination(quoted, family),
 					     quoted->destination_port, quoted->protocol, family));
 	if (stand.kind == LB_KIND_BACKEND)
 		return lb_error_nat(ctx, table, packet, quoted, stand.index, action, family);
-#endif
-#if LB_FULLNAT
-	if (lb_address_bits(table, lb_source(quoted, family), family) & LB_ADDRESS_SNAT)
-		return lb_error_fullnat(ctx, table, packet, quoted, action, family);
 #endif
 	return LB_END(protocol);
 }

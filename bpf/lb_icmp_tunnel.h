@@ -95,6 +95,9 @@ static __always_inline int lb_tunnel_error(struct xdp_md *ctx, struct lb_table *
 	__u8 *inner = quoted->l4;
 	int end;
 
+	/* An error goes to whoever sent the packet. */
+	if (!lb_same_address(lb_source(quoted, family), lb_destination(packet, family), family))
+		return LB_END(to_gateway);
 	if (quoted->protocol == IPPROTO_UDP && quoted->destination_port == table->head.gue_port) {
 		inner += sizeof(struct udphdr);
 		LB_KEEP(inner);

@@ -8,10 +8,15 @@
 
 #include "lb_maps.h"
 
-/* Connections that a backend has now; `before` is lb_active.connections. */
+/*
+ * Connections that a backend has now; `before` is lb_active.connections. Signed: a backend that was
+ * taken out and put back in begins at 0, and the flows that it had before end all the same.
+ */
 static __always_inline __u64 lb_connections_left(__u64 before, struct lb_limit *limit)
 {
-	return before > limit->expired ? before - limit->expired : 0;
+	__s64 left = before - limit->expired;
+
+	return left > 0 ? left : 0;
 }
 
 /*

@@ -141,6 +141,19 @@ static __always_inline int lb_udp_length_ok(struct lb_packet *packet, __u32 l4_l
 }
 
 /*
+ * How long its transport header may say that a packet is. What a first fragment lacks comes in the
+ * later ones, so no length is too long for it; but the `least` of its header must be in it, and not
+ * in what the frame is padded with (RFC 1858). Without a branch, which would take the verifier
+ * through all that follows once more.
+ */
+static __always_inline __u32 lb_l4_room(struct lb_packet *packet, __u32 l4_len, __u32 least)
+{
+	__u32 enough = (least - 1 - l4_len) >> 31; /* the sign: l4_len is below 2^16 */
+
+	return l4_len + (packet->part * enough << 16);
+}
+
+/*
  * For packets of a service or a backend: whatever a header claims must be inside the frame. The
  * linear part holds all that we touch; only multi-buffer frames ask the kernel for their length.
  */
@@ -160,12 +173,10 @@ static __always_inline int lb_check_lengths(struct xdp_md *ctx, struct lb_packet
 	}
 	if (packet->part == LB_LATER)
 		return LB_OK;
-	/* What a first fragment lacks comes in the later ones: no length is too long for it. */
-	l4_len += (__u32)packet->part << 16;
 	if (packet->protocol == IPPROTO_TCP)
-		ok = lb_tcp_length_ok(packet, l4_len);
+		ok = lb_tcp_length_ok(packet, lb_l4_room(packet, l4_len, sizeof(struct tcphdr)));
 	else
-		ok = lb_udp_length_ok(packet, l4_len);
+		ok = lb_udp_length_ok(packet, lb_l4_room(packet, l4_len, sizeof(struct udphdr)));
 	return ok ? LB_OK : LB_END(bad_length);
 }
 

@@ -118,7 +118,9 @@ static __always_inline int lb_fullnat_see_reply(struct lb_packet *packet, struct
 	if (found->seen && now - found->seen <= LB_TOUCH_JIFFIES && !(tcp && (tcp->fin | tcp->rst)))
 		return 1;
 	flow = lb_flow_find(&found->flow);
-	if (!flow || flow->snat_port != packet->destination_port)
+	/* The port may be left over from the flow's time with another backend. */
+	if (!flow || flow->snat_port != packet->destination_port ||
+	    flow->identity != found->identity)
 		return 0;
 	found->seen = now | 1;
 	lb_flow_see(flow, packet, LB_FLOW_BACKEND_FIN, 1);

@@ -19,9 +19,10 @@ from lb_xdp.core.flow_hash import flow_hashes
 from lb_xdp.core.model import ANY_PORT, IPV6, FlowTable, Protocol, ServiceKey
 from lb_xdp.core.ring import RING_SLOTS
 
-OPENING, COUNTED, CLOSED = 1, 2, 16
+OPENING, COUNTED, CLIENT_FIN, BACKEND_FIN, CLOSED = 1, 2, 4, 8, 16
 """``LB_FLOW_*`` of ``bpf/lb_types.h``."""
 
+_HALF_CLOSED = 4.0  # times tcp_closing: the client has said all, the backend may not have
 _SEEN_S = 1  # a record's ``seen`` is that much behind its flow's latest packet, at most
 
 Records = npt.NDArray[np.void]
@@ -47,14 +48,24 @@ def over(
     ``identities`` holds by index the identity of the present backend; a record that names another
     is void. ``now_jiffies`` is the low 32 bits, read after the records or just before them: a
     ``seen`` that is ahead of it counts as now. So half their range is the longest silence known.
+
+    Where the data plane has seen an end but no FIN except the client's, a record is allowed four
+    times ``tcp_closing``: a client that has said all may still be hearing the answer.
     """
     ages = (np.uint32(now_jiffies) - values["seen"]).astype(np.int32)
     state = values["state"]
     closed, opening = (state & np.uint64(bit) != 0 for bit in (CLOSED, OPENING))
+    # Where the client's side alone is seen, its FIN counts as the end; the answer may take longer.
+    half = state & np.uint64(CLOSED | CLIENT_FIN | BACKEND_FIN) == CLOSED | CLIENT_FIN
     udp = keys["protocol"] == Protocol.UDP.number
     allowed_s = np.select(
-        [udp, closed, opening],
-        [times.udp_idle_s, times.tcp_closing_s, times.tcp_opening_s],
+        [udp, half, closed, opening],
+        [
+            times.udp_idle_s,
+            times.tcp_closing_s * _HALF_CLOSED,
+            times.tcp_closing_s,
+            times.tcp_opening_s,
+        ],
         times.tcp_idle_s,
     )
     return (ages > (allowed_s + _SEEN_S) * hz) | _void(values, identities)

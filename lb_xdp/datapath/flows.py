@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lb_xdp.core.collect import (
+    Mask,
     SlotNumbers,
     by_backend,
     forgotten,
@@ -62,9 +63,9 @@ def collect(
         times=times,
         identities=identities,
     )
-    expired = _remove(maps["flows"], keys[gone])
-    _charge_off(maps["limits"], expired)
-    _sweep_returns(maps["returns"], *ports, keys[~gone], values[~gone])
+    expired = _remove(maps["flows"], keys, values, gone)
+    _charge_off(maps["limits"], expired, identities)
+    _sweep_returns(maps, *ports, keys[~gone], values[~gone])
     _sweep_clients(maps["affinities"], affinity_s)
     counts = by_backend(values, ~gone, len(identities))
     used = np.flatnonzero(counts)
@@ -83,15 +84,30 @@ def _identities(backends: BpfMap, values: Values) -> NDArray[np.uint32]:
     return identities
 
 
-def _remove(flows: BpfMap, keys: Values) -> Values:
-    """Remove records; returns what they last said, without those that were gone already."""
-    taken = [value for value in map(flows.take, keys) if value is not None]
+def _remove(flows: BpfMap, keys: Values, values: Values, gone: Mask) -> Values:
+    """Remove the records that are ``gone``; returns what they last said.
+
+    One that has changed since it was read stays, and is struck from ``gone``: its flow goes on, or
+    a client has used its port anew. The next look judges it.
+    """
+    taken = []
+    for at in np.flatnonzero(gone).tolist():
+        held = flows.read(keys[at])
+        if held is not None and held[0] != values[at]:
+            gone[at] = False
+        elif (last := flows.take(keys[at])) is not None:
+            taken.append(last)
     return np.concatenate(taken) if taken else np.zeros(0, flows.spec.value)
 
 
-def _charge_off(limits: BpfMap, expired: Values) -> None:
-    """Give backends back the connections that ended in silence; only this adds to ``expired``."""
-    open_still = expired["backend"][unreleased(expired)]
+def _charge_off(limits: BpfMap, expired: Values, identities: NDArray[np.uint32]) -> None:
+    """Give backends back the connections that ended in silence; only this adds to ``expired``.
+
+    A void record says nothing of the backend that has its index now.
+    """
+    backends = np.minimum(expired["backend"], len(identities) - 1)
+    mine = identities[backends] == expired["identity"]
+    open_still = expired["backend"][unreleased(expired) & mine]
     for index, count in zip(*np.unique(open_still, return_counts=True), strict=True):
         held = limits.read(int(index))
         if held is not None:
@@ -100,15 +116,23 @@ def _charge_off(limits: BpfMap, expired: Values) -> None:
 
 
 def _sweep_returns(
-    returns: BpfMap, taken: Values, owners: Values, keys: Values, values: Values
+    maps: Mapping[str, BpfMap], taken: Values, owners: Values, keys: Values, values: Values
 ) -> None:
-    """Free the ports of fullnat flows that are over: those whose record is gone or has another."""
+    """Free the ports of fullnat flows that are over: whose record is gone or says something else.
+
+    A flow may have begun anew since, with the port that it had: that is looked at once more.
+    """
     if not len(taken):
         return
-    ports = dict(zip((key.tobytes() for key in keys), values["snat_port"].tolist(), strict=True))
+    uses = zip(values["snat_port"].tolist(), values["identity"].tolist(), strict=True)
+    ports = dict(zip((key.tobytes() for key in keys), uses, strict=True))
     for key, owner in zip(taken, owners, strict=True):
-        if ports.get(owner["flow"].tobytes()) != int(key["destination_port"]):
-            returns.delete(key)
+        use = int(key["destination_port"]), int(owner["identity"])
+        if ports.get(owner["flow"].tobytes()) == use:
+            continue
+        held = maps["flows"].read(owner["flow"])
+        if held is None or (int(held[0]["snat_port"]), int(held[0]["identity"])) != use:
+            maps["returns"].delete(key)
 
 
 def _sweep_clients(affinities: BpfMap, affinity_s: Mapping[ServiceKey, int]) -> None:

@@ -225,7 +225,10 @@ class Datapath:
             self._write(plan, self._generation)
         for interface in plan.detach:
             if interface in self._links:
-                self._links.pop(interface).remove()
+                link = self._links.pop(interface)
+                # First: what is sent by an interface without XDP, its driver may drop in silence.
+                self._maps["devices"].delete(link.info.ifindex)
+                link.remove()
         self._remove_old_generations(plan.generation)
         return replace(
             observed,

@@ -30,10 +30,12 @@ from tests.support.program import (
     CLIENT_MAC,
     GATEWAY_MAC,
     INNER,
+    OUTER,
     SNATS,
     VIP,
     VIP6,
     LoadedProgram,
+    Outcome,
     Wire,
     assert_same,
     backend_address,
@@ -206,6 +208,40 @@ def test_translated_fragments_make_a_right_datagram(wire: Wire, mode: Mode, fami
         reply = reassembled([result.packet for result in results], family)
         assert (network(reply).src, network(reply).dst) == (vip(family), client(family))
         assert (reply[UDP].sport, reply[UDP].dport) == (80, 4004)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_first_fragment_must_have_the_whole_header(wire: Wire, mode: Mode, family: int) -> None:
+    """Padding is no transport header: there is no checksum in it to update."""
+    tcp = bytes(from_client(family, TCP(sport=4006, dport=80)))[-20:]
+    if family == 4:
+        head = header(4, client(4), vip(4), flags="MF", proto=6)
+    else:
+        head = header(6, client(6), vip(6)) / IPv6ExtHdrFragment(m=1, nh=6)
+    with load(wire, mode, family) as loaded:
+        for octets, reason in ((8, "bad_length"), (16, "bad_length"), (24, "forwarded")):
+            frame = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / head / Raw((tcp + bytes(4))[:octets])
+            found = loaded.run(bytes(frame) + tcp[octets:])
+            assert found.reason == reason
+
+
+def test_fragments_of_a_reply_that_are_fragmented_again(wire: Wire) -> None:
+    """Those after a first one that the kernel has to cut are translated as it was."""
+    with load(wire, Mode.NAT, 4, backends=[1]) as loaded:
+        wire.set_mtu(OUTER, 1400)
+        try:
+            whole = header(4, str(backend_address(1)), client(4), flags=0, id=next(_IDS))
+            parts = fragment(whole / UDP(sport=80, dport=4004) / payload(3100), 1480)
+            sent = [loaded.run(Ether(dst=GATEWAY_MAC) / part, ingress=INNER) for part in parts]
+        finally:
+            wire.set_mtu(OUTER, 1500)
+        assert [(s.action, s.reason) for s in sent] == [
+            ("pass", "reply_too_big"),
+            ("pass", "reply_too_big"),
+            ("redirect", "replied"),
+        ]
+        assert {s.packet[IP].src for s in sent} == {vip(4)}
 
 
 def network(packet: Packet) -> Packet:
@@ -467,6 +503,25 @@ def test_an_error_reaches_the_client(
         assert found.data[at:] == bytes(wanted)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backend_of_nat_and_of_fullnat(wire: Wire, family: int) -> None:
+    """What a backend of both sends to fullnat's address is fullnat's, errors included."""
+    address = VIP if family == 4 else VIP6
+    nat = service(Mode.NAT, 80, vip=address, backends=[1], name="nat")
+    full = service(Mode.FULLNAT, 81, vip=address, backends=[1], backend_port=80, name="full")
+    with LoadedProgram(wire, nat, full) as loaded:
+        sent = loaded.run(from_client(family, TCP(sport=4020, dport=81, flags="S"))).packet
+        there = network(sent)
+        answer = header(family, there.dst, there.src) / TCP(
+            sport=80, dport=there[TCP].sport, flags="SA"
+        )
+        error = error_about(family, there, 20, there.src)
+        for packet, reason in ((Ether(dst=GATEWAY_MAC) / answer, "replied"), (error, "icmp_error")):
+            found = loaded.run(packet, ingress=INNER)
+            assert (found.action, found.reason) == ("redirect", reason)
+            assert network(found.packet).dst == client(family)
+
+
 @pytest.mark.parametrize("mode", [Mode.IPIP, Mode.GUE])
 @pytest.mark.parametrize("outer", FAMILIES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -503,6 +558,68 @@ def test_too_big_within_the_tunnel_is_told(wire: Wire, mode: Mode, family: int, 
         else:
             assert found.packet[ICMPv6PacketTooBig].mtu == max(told - overhead, 1280)
         checksums_hold(found.data, family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_too_big_for_a_client_without_neighbour_is_the_kernels_to_send(
+    wire: Wire, family: int
+) -> None:
+    """What the kernel has to route is addressed to the gateway: it drops others' frames."""
+    with load(wire, Mode.IPIP, family) as loaded:
+        packet = from_client(family, TCP(sport=4011, dport=80, flags="A") / payload(1350))
+        network(packet).src = "10.1.0.77" if family == 4 else "fd00:1::77"
+        sent = loaded.run(packet)
+        error = tunnel_error(family, sent, 1350)
+        found = loaded.run(error, ingress=INNER)
+        assert (found.action, found.reason) == ("pass", "no_neighbour")
+        assert (found.packet.src, found.packet.dst) == (error.src, GATEWAY_MAC)
+        assert network(found.packet).dst == network(packet).src
+
+
+def tunnel_error(outer: int, sent: Outcome, told: int) -> Ether:
+    """Return a router's "too big" about a tunnel's packet."""
+    tunnel = bytes(sent.data[14:])
+    frame = Ether(src=sent.packet.dst, dst=GATEWAY_MAC)
+    if outer == 4:
+        icmp = ICMP(type=3, code=4, nexthopmtu=told) / Raw(tunnel[:200])
+        return frame / header(4, "192.0.2.1", sent.packet[IP].src) / icmp
+    icmp = ICMPv6PacketTooBig(mtu=told) / Raw(tunnel[:300])
+    return frame / header(6, "2001:db8:5::1", sent.packet[IPv6].src) / icmp
+
+
+@pytest.mark.parametrize("outer", FAMILIES)
+def test_an_error_about_a_tunnel_that_is_not_ours_is_not_relayed(wire: Wire, outer: int) -> None:
+    """What it quotes must have been sent from where the error goes to."""
+    with load(wire, Mode.IPIP, 4, family=outer) as loaded:
+        layer = TCP(sport=4011, dport=80, flags="A") / payload(1350)
+        sent = loaded.run(from_client(4, layer))
+        error = tunnel_error(outer, sent, 1390)
+        octets = bytearray(bytes(error))
+        octets[14 + (28 + 15 if outer == 4 else 48 + 23)] ^= 1  # the quoted source
+        found = loaded.run(bytes(octets), ingress=INNER)
+        assert (found.action, found.reason) == ("pass", "to_gateway")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tunnels_of_a_version_without_a_vip(wire: Wire, family: int) -> None:
+    """Errors about them are relayed, tagged or not; all else of that version passes untouched."""
+    outer = 10 - family
+    with load(wire, Mode.IPIP, family, family=outer) as loaded:
+        layer = TCP(sport=4011, dport=80, flags="A") / payload(1350)
+        sent = loaded.run(from_client(family, layer))
+        error = tunnel_error(outer, sent, 1390)
+        tagged = Ether(src=error.src, dst=error.dst) / Dot1Q(vlan=7) / error.payload
+        for frame in (error, tagged):
+            assert loaded.run(frame, ingress=INNER).reason == "icmp_error"
+        to = sent.packet.payload.src
+        plain = header(outer, client(outer), to)
+        odd = plain / IPv6ExtHdrDestOpt() / TCP() if outer == 6 else plain / UDP()
+        for packet in (odd, plain / TCP(), plain / ICMP()):
+            for tags in (Ether(dst=GATEWAY_MAC), Ether(dst=GATEWAY_MAC) / Dot1Q(vlan=7)):
+                frame = tags / packet
+                found = loaded.run(frame)
+                assert (found.action, found.reason) == ("pass", "other_family")
+                assert found.data == bytes(frame)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb_xdp.core.collect import (
+    BACKEND_FIN,
+    CLIENT_FIN,
     CLOSED,
     COUNTED,
     OPENING,
@@ -83,6 +85,8 @@ def is_over(state: int, protocol: int, silent_s: float, *, now: int = 10**9, bac
         (OPENING, TCP, TIMES.tcp_opening_s),
         (CLOSED, TCP, TIMES.tcp_closing_s),
         (CLOSED | OPENING, TCP, TIMES.tcp_closing_s),
+        (CLOSED | CLIENT_FIN, TCP, TIMES.tcp_closing_s * 4),
+        (CLOSED | CLIENT_FIN | BACKEND_FIN, TCP, TIMES.tcp_closing_s),
         (0, UDP, TIMES.udp_idle_s),
         (CLOSED, UDP, TIMES.udp_idle_s),
     ],
@@ -218,5 +222,6 @@ def test_a_client_is_forgotten_after_its_services_time(
 def test_constants_are_those_of_the_headers() -> None:
     """The bits of a record's state are declared in C."""
     constants = layout().constants
-    names = ("LB_FLOW_OPENING", "LB_FLOW_COUNTED", "LB_FLOW_CLOSED")
-    assert [constants[name] for name in names] == [OPENING, COUNTED, CLOSED]
+    names = ("OPENING", "COUNTED", "CLIENT_FIN", "BACKEND_FIN", "CLOSED")
+    found = [constants[f"LB_FLOW_{name}"] for name in names]
+    assert found == [OPENING, COUNTED, CLIENT_FIN, BACKEND_FIN, CLOSED]

@@ -177,12 +177,12 @@ class Model:
             return self._request(envelope, inside, service, ingress, choice)
         if standing.endpoint_at(destination) is not None:
             return passed("direct", envelope.frame)
-        if standing.endpoint_at(source) is not None:
-            return self._reply(envelope, inside)
         if envelope.destination in standing.snats:
             if self._blank:
                 return passed("no_flow", envelope.frame)
             raise UndecidedError("a reply to fullnat's address is its flow's")
+        if standing.endpoint_at(source) is not None:
+            return self._reply(envelope, inside)
         to_vip = envelope.destination in standing.vips
         return passed("no_service" if to_vip else "not_vip", envelope.frame)
 

@@ -188,7 +188,7 @@ def lengths_hold(envelope: Envelope, inside: Inside) -> bool:
         least, claimed = TCP_BYTES, _tcp_header_bytes(frame, inside.l4)
     else:
         least, claimed = UDP_BYTES, number(frame, inside.l4 + 4)
-    if len(frame) < inside.l4 + least or claimed < least:
+    if end < inside.l4 + least or claimed < least:
         return False
     return inside.part is Part.FIRST or inside.l4 + claimed <= end
 
