@@ -225,10 +225,9 @@ class Datapath:
             self._write(plan, self._generation)
         for interface in plan.detach:
             if interface in self._links:
-                link = self._links.pop(interface)
                 # First: what is sent by an interface without XDP, its driver may drop in silence.
-                self._maps["devices"].delete(link.info.ifindex)
-                link.remove()
+                self._maps["devices"].delete(self._links[interface].info.ifindex)
+                self._links.pop(interface).remove()
         self._remove_old_generations(plan.generation)
         return replace(
             observed,

@@ -235,8 +235,11 @@ class BpfMap:
         return data["value"] if self.spec.per_cpu else data
 
     def delete(self, key: object) -> bool:
-        """Delete one element; False if there was none."""
-        return syscall.map_delete(self.fd, self._key(key))
+        """Delete one element; False if there was none. Raises MapError."""
+        try:
+            return syscall.map_delete(self.fd, self._key(key))
+        except OSError as error:
+            raise MapError(f"map {self.spec.name}[{key}]: {error.strerror}") from error
 
     def take(self, key: object) -> Values | None:
         """Delete one element of a hash and return what it last held; None if there was none."""
