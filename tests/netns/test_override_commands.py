@@ -86,6 +86,9 @@ def test_an_operators_day(lab: Lab) -> None:
     for command in (("override", "list"), ("backend", "show", "web/b1")):
         assert _BY_ROOT in said(scene, *command)
     assert "slow today" in said(scene, "override", "list")
+    events = said(scene, "events", "--kind", "override_set", "-o", "json").splitlines()
+    assert [json.loads(event)["author"] for event in events] == [_BY_ROOT] * 3
+    assert said(scene, "reload") == "1 service; 0 slots moved\n"
 
     assert said(scene, "backend", "enable", "web/b1") == "web/b1: ready, weight 50\n"
     assert scene.gateway.backends()["b1"]["weight"] == 50
