@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -59,6 +60,7 @@ class Collector:
         self.flows: Mapping[int, int] = {}
         self.entries = 0
         self.removed = 0
+        self.looked_timestamp_s = 0.0
 
     async def work(self) -> None:
         """Look again and again, until cancelled."""
@@ -73,7 +75,7 @@ class Collector:
         """Look once. Raises DatapathError."""
         config = self._reconciler.config
         marked = self._reconciler.marked()
-        began_s = self._reconciler.now_s()
+        began_s, began_timestamp_s = self._reconciler.now_s(), time.time()
         found = await asyncio.to_thread(
             self._datapath.collect,
             config.gateway.flow_table,
@@ -81,6 +83,7 @@ class Collector:
             {key: image.affinity_s for key, image in self._reconciler.observed.rings.items()},
         )
         self.flows, self.entries = found.flows, found.entries
+        self.looked_timestamp_s = began_timestamp_s
         self.removed += found.removed
         ended = self._reconciler.on_flows(found.flows, began_s)
         if self._reconciler.on_collected(marked, found.recorded) or ended:

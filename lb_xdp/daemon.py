@@ -496,7 +496,7 @@ class Daemon:
         self._find()
         await self._keep_up()
         moved = sum(plan.moved.values()) if plan else 0
-        return f"{len(config.services)} services; {moved} slots moved"
+        return f"{_count(len(config.services), 'service')}; {_count(moved, 'slot')} moved"
 
     def _require_ways(self, config: Config) -> None:
         """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""
@@ -540,6 +540,10 @@ class Daemon:
 
     def _tell(self, kind: EventKind, cause: str) -> None:
         self._record(Event(kind, time.time(), cause=cause))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _require(obstacles: list[str]) -> None:

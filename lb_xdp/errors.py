@@ -9,6 +9,7 @@
      │   ├─ PrivilegeError
      │   └─ InterfaceError
      ├─ NetlinkError                exit 1   the kernel refused a route, neighbour or link query
+     ├─ RequestError                exit 1   a request to the API is not understood
      ├─ UnknownNameError            exit 1   no service, backend or override has that name
      ├─ UnfitOverrideError          exit 1   an override asks for what cannot be
      ├─ StoreError                  exit 1   what must survive a restart cannot be written
@@ -95,6 +96,10 @@ class InterfaceError(HostError):
 
 class NetlinkError(LbError):
     """The kernel refused or did not answer a netlink request."""
+
+
+class RequestError(LbError):
+    """A request to the API is not understood; the message says what is allowed."""
 
 
 class UnknownNameError(LbError):

@@ -236,11 +236,16 @@ class Reconciler:
         Where not every flow has a record, those that have none fall on slots that are unsettled.
         """
         index = self.observed.indices.get(identity)
+        return index is not None and not flows.get(index, 0) and not self._hides(identity)
+
+    def _hides(self, identity: BackendId) -> bool:
+        """Say whether a backend that gets no new flow may have some that no record knows."""
+        index = self.observed.indices.get(identity)
         structure = self.observed.structure
         ring = self.observed.rings.get(identity.service)
-        if index is None or structure is None or ring is None or flows.get(index, 0):
-            return False
-        return structure.services[identity.service].tracked or not was_before(ring, index)
+        if index is None or structure is None or ring is None:
+            return True
+        return not structure.services[identity.service].tracked and was_before(ring, index)
 
     def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
         """Take in a probe's result; True if what the backend may get has changed.
@@ -524,6 +529,7 @@ class Reconciler:
             identity = BackendId(service.key, backend.key)
             health = self._state_of(target) or self._health[target]
             left = self.lingering.get(identity)
+            standing = standings.services[service.key].backends[backend.key]
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),
@@ -532,9 +538,10 @@ class Reconciler:
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
                 flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
-                standings.services[service.key].backends[backend.key],
+                standing,
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),
+                not standing.weight and self._hides(identity),
             )
         return views
 

@@ -50,6 +50,7 @@ class FlowsSeen(Protocol):
     flows: Mapping[int, int]
     entries: int
     removed: int
+    looked_timestamp_s: float
 
 
 class Disk(Protocol):
@@ -134,4 +135,5 @@ class Reporter:
             expired=self._collector.removed,
             full=full,
             rehashed=rehashed,
+            looked_timestamp_s=self._collector.looked_timestamp_s,
         )

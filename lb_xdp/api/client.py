@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from lb_xdp.api.wire import error_from_json, snapshot_from_json
 from lb_xdp.core.snapshot import Snapshot
@@ -92,21 +92,56 @@ class Client:
             self._request("POST", "/v1/detach", CHANGE_TIMEOUT_S)
             ending.wait()
 
-    def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
+    def overrides(self) -> list[dict[str, Any]]:
+        """Return what was asked of backends at run time and still holds."""
+        return _overrides(self._request("GET", "/v1/overrides", STATUS_TIMEOUT_S))
+
+    def set_override(self, service: str, backend: str, **asked: Any) -> list[dict[str, Any]]:
+        """Ask for ``admin``, ``weight`` or both, with ``reason`` and ``expires`` (seconds).
+
+        Returns what then holds of the backend.
+        """
+        target = _override(service, backend)
+        return _overrides(self._request("PUT", target, CHANGE_TIMEOUT_S, asked))
+
+    def clear_override(self, service: str, backend: str, kind: str = "") -> list[dict[str, Any]]:
+        """Let the file hold again, for ``admin`` or ``weight`` alone if so; return what ended."""
+        target = _override(service, backend) + (f"?kind={kind}" if kind else "")
+        return _overrides(self._request("DELETE", target, CHANGE_TIMEOUT_S))
+
+    def clear_overrides(self) -> list[dict[str, Any]]:
+        """Let the file hold again for all backends; return what ended."""
+        return _overrides(self._request("DELETE", "/v1/overrides", CHANGE_TIMEOUT_S))
+
+    def _request(
+        self, method: str, target: str, timeout_s: float, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""
         connection = _UnixConnection(self.path, timeout_s)
         try:
-            connection.request(method, target)
+            connection.request(method, target, None if body is None else json.dumps(body))
             response = connection.getresponse()
-            status, body = response.status, response.read()
+            status, answer = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise unreachable(self.path, error) from error
         finally:
             connection.close()
-        document = _parse(body, status)
+        document = _parse(answer, status)
         if status != HTTPStatus.OK:
             raise error_from_json(document)
         return document
+
+
+def _override(service: str, backend: str) -> str:
+    return f"/v1/overrides/{quote(service, safe='')}/{quote(backend, safe='')}"
+
+
+def _overrides(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the overrides of an answer. Raises LbError when it has none."""
+    found = document.get("overrides")
+    if not isinstance(found, list):
+        raise error_from_json({"error": "the daemon's answer has no overrides: another version?"})
+    return found
 
 
 class _Ending:

@@ -9,6 +9,7 @@ the socket's mode and owner alone.
     GET  /v1/events   what happened (``events`` says what may be asked)
     POST /v1/reload   load the configuration file again; 422 with its errors when it is refused
     POST /v1/detach   remove program and pins; the daemon ends after the answer
+    /v1/overrides     what is asked of backends at run time: see ``overrides``
 """
 
 from __future__ import annotations
@@ -27,19 +28,37 @@ from typing import Protocol
 from aiohttp import web
 
 from lb_xdp import __version__
-from lb_xdp.api import events
+from lb_xdp.api import events, overrides
 from lb_xdp.api.events import EventsSource
 from lb_xdp.api.wire import encode_snapshot, error_to_json
 from lb_xdp.core.snapshot import Snapshot
-from lb_xdp.errors import AlreadyRunningError, HostError, InvalidConfigError, LbError
+from lb_xdp.errors import (
+    AlreadyRunningError,
+    HostError,
+    InvalidConfigError,
+    LbError,
+    RequestError,
+    StoreError,
+    UnfitOverrideError,
+    UnknownNameError,
+)
 
 SOCKET_MODE = 0o660
 BACKLOG = 128
 PATH_BYTES_MAX = 107  # sun_path of unix(7) is 108 bytes with its NUL
 SHUTDOWN_S = 2.0
 
+STATUS_OF = {
+    InvalidConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    RequestError: HTTPStatus.BAD_REQUEST,
+    UnknownNameError: HTTPStatus.NOT_FOUND,
+    UnfitOverrideError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreError: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+"""What an error is answered with; 500 where it is none of these."""
 
-class Controller(EventsSource, Protocol):
+
+class Controller(EventsSource, overrides.OverridesKeeper, Protocol):
     """What the API needs of the gateway. All of it is called in the event loop's thread."""
 
     def snapshot(self) -> Snapshot:
@@ -67,6 +86,7 @@ def make_app(controller: Controller) -> web.Application:
     app.router.add_get("/v1/events", _events)
     app.router.add_post("/v1/reload", _reload)
     app.router.add_post("/v1/detach", _detach)
+    app.add_routes(overrides.routes(controller))
     return app
 
 
@@ -148,8 +168,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except LbError as error:
-        refused = isinstance(error, InvalidConfigError)
-        status = HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.INTERNAL_SERVER_ERROR
+        status = STATUS_OF.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
         return web.json_response(error_to_json(error), status=status)
     except web.HTTPException as error:
         message = f"{request.method} {request.path}: {error.reason.lower()}"

@@ -27,6 +27,8 @@ COMMANDS = {
     "run": "Run the daemon in the foreground.",
     "status": "Show datapath, services and backends.",
     "service": "Show how services forward, spread and remember.",
+    "backend": "Show, drain, disable, enable and weigh backends.",
+    "override": "List and clear what was asked of backends.",
     "events": "Show what happened, when and why.",
     "reload": "Have the daemon load its configuration again.",
     "detach": "Remove program and pins: forwarding stops.",

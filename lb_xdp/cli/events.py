@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lb_xdp.cli.connect import connect
-from lb_xdp.config.durations import parse_duration_s
+from lb_xdp.core.durations import parse_duration_s
 from lb_xdp.core.event import Event, EventKind, from_document
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lb_xdp.config.convert import INLINE_POOL
-from lb_xdp.config.durations import format_duration
 from lb_xdp.core.check import StatusRange, Tls
+from lb_xdp.core.durations import format_duration
 from lb_xdp.core.model import (
     ANY_PORT,
     Backend,

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from lb_xdp.config.durations import DURATION_PATTERN, format_duration, parse_duration_s
 from lb_xdp.config.wording import did_you_mean, not_allowed, one_of, show
 from lb_xdp.core.check import StatusRange
+from lb_xdp.core.durations import DURATION_PATTERN, format_duration, parse_duration_s
 from lb_xdp.core.model import Listen
 
 MAX_PORT = 0xFFFF

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -134,14 +135,20 @@ def _refuse_unknown(subject: Subject, config: Config) -> None:
     service = names.get(ServiceName(subject.service))
     if service is None:
         raise UnknownNameError(
-            f"there is no service {subject.service}; services: {', '.join(sorted(names))}"
+            f"there is no service {subject.service};"
+            f"{_meant(subject.service, names)} services: {', '.join(sorted(names))}"
         )
     backends = [backend.name for backend in service.pool.backends]
     if subject.backend not in backends:
         raise UnknownNameError(
-            f"service {subject.service} has no backend {subject.backend}; "
-            f"backends: {', '.join(backends)}"
+            f"service {subject.service} has no backend {subject.backend};"
+            f"{_meant(subject.backend, backends)} backends: {', '.join(backends)}"
         )
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f" did you mean {near[0]}?" if near else ""
 
 
 def _refuse_unknown_admin(override: Override) -> None:

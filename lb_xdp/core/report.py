@@ -43,8 +43,8 @@ class Count(Protocol):
 class BackendView:
     """What is known of one backend of one service. ``health`` is that of its pool's member.
 
-    ``recorded`` is how many flow records name it. ``leaves_in_s`` is how long one may stay that was
-    removed from the file.
+    ``recorded`` is how many flow records name it; ``hidden``: it gets no new flow and may have some
+    without one. ``leaves_in_s`` is how long one may stay that was removed from the file.
     """
 
     health: HealthState
@@ -57,6 +57,7 @@ class BackendView:
     standing: Standing
     overrides: tuple[Override, ...] = ()
     leaves_in_s: float | None = None
+    hidden: bool = False
 
 
 def backend_status(
@@ -87,6 +88,7 @@ def backend_status(
         configured_weight=standing.configured_weight,
         priority=backend.priority,
         overrides=tuple(map(_override_status, view.overrides)),
+        hidden=view.hidden,
     )
 
 

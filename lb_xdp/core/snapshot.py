@@ -106,6 +106,8 @@ class BackendStatus:
     nat and fullnat.
     ``slots`` is how many ring slots it holds now. ``detail`` says in words why the state is so.
     ``recorded`` is how many flow records name it, as of the last look at the flow table.
+    ``hidden``: it gets no new flow, and may have some without a record, which have been silent
+    since before the last change of their slots.
     ``connections`` is how many it has, where its service counts them (else None), and
     ``max_connections`` how many it may have.
     ``availability`` is the part of the last ``1h``, ``24h`` and ``30d`` in which its state was up;
@@ -134,6 +136,7 @@ class BackendStatus:
     priority: int = 0
     overrides: tuple[OverrideStatus, ...] = ()
     availability: Mapping[str, Share] = field(default_factory=dict)
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class FlowTableStatus:
 
     ``full`` counts flows that found no room, ``rehashed`` those whose backend was gone or down.
     ``closed`` records were seen to end, ``expired`` ones were silent for too long.
+    ``looked_timestamp_s`` is when the last look at the records began, 0 before the first.
     """
 
     entries: int = 0
@@ -177,6 +181,7 @@ class FlowTableStatus:
     expired: int = 0
     full: int = 0
     rehashed: int = 0
+    looked_timestamp_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from lb_xdp.core.event import Event, EventFilter, EventKind
+from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -133,6 +134,7 @@ class FakeController:
     shown: Snapshot = SNAPSHOT
     refusal: LbError | None = None
     calls: list[str] = field(default_factory=list)
+    held: Overrides = field(default_factory=Overrides)
 
     def snapshot(self) -> Snapshot:
         self._note("snapshot")
@@ -149,6 +151,17 @@ class FakeController:
 
     async def detach(self) -> None:
         self._note("detach")
+
+    def overrides(self) -> Overrides:
+        return self.held
+
+    async def set_overrides(self, *overrides: Override) -> None:
+        self._note("set " + ", ".join(f"{o.subject} {o}" for o in overrides))
+        self.held = self.held.having(*overrides)
+
+    async def clear_overrides(self, *subjects: Subject, author: str = "") -> None:
+        self._note("clear " + ", ".join(map(str, subjects)) + f" by {author}")
+        self.held = self.held.lacking(*subjects)
 
     def _note(self, call: str) -> None:
         self.calls.append(call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -126,8 +127,10 @@ async def test_the_latest_look_is_kept_and_what_expired_adds_up() -> None:
     )
     collector = Collector(reconciler(), table, lambda: None)
     await collector.look()
+    before_s = time.time()
     await collector.look()
     assert (collector.entries, collector.flows, collector.removed) == (4, {1: 4}, 7)
+    assert before_s <= collector.looked_timestamp_s <= time.time()
 
 
 @pytest.mark.parametrize(("still", "due"), [([], True), ([2], True), ([0, 1, 2, 3], False)])

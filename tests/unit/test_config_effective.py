@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from lb_xdp.config import effective, json_schema, parse_config
-from lb_xdp.config.durations import format_duration, parse_duration_s
 from lb_xdp.config.reference import EXAMPLE, render
+from lb_xdp.core.durations import format_duration, parse_duration_s
 from lb_xdp.core.model import Affinity, Algorithm, Config
 from lb_xdp.errors import InvalidConfigError
 

@@ -12,8 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from lb_xdp.config import parse_config
-from lb_xdp.config.durations import format_duration, parse_duration_s
 from lb_xdp.core.check import StatusRange
+from lb_xdp.core.durations import format_duration, parse_duration_s
 from lb_xdp.core.model import (
     ANY_PORT,
     Affinity,

@@ -167,6 +167,20 @@ async def test_an_override_is_on_disk_and_then_in_force(gate: Gate) -> None:
     assert shown.state is State.DRAIN
 
 
+async def test_flows_that_no_record_knows_are_told_of(gate: Gate, tmp_path: Path) -> None:
+    """A drained backend may have some until its slots settle; not where every flow has one."""
+    await gate.layers.set((asked("web1", "drain"),))
+    gate.reconciler.cycle()
+    assert [name for name, shown in gate.statuses().items() if shown.hidden] == ["web1"]
+    gate.now_s += 901
+    gate.reconciler.cycle()
+    assert not gate.statuses()["web1"].hidden
+    exact = Gate(tmp_path / "gw2", tracked(config(*BACKENDS))).begin()
+    await exact.layers.set((asked("web1", "drain"),))
+    exact.reconciler.cycle()
+    assert not exact.statuses()["web1"].hidden
+
+
 async def test_without_room_on_disk_nothing_changes(gate: Gate) -> None:
     """The request is refused; neither the datapath nor a restart sees anything of it."""
     await gate.layers.set((asked("web1", "drain"),))

@@ -51,8 +51,13 @@ def test_what_can_be_is_taken(value: str) -> None:
 @pytest.mark.parametrize(
     ("override", "kind", "expected"),
     [
+        (asked("b", "drain"), UnknownNameError, "no backend b; backends: web1, web2"),
         (asked("web9", "drain"), UnknownNameError, "backends: web1, web2, sorry, gone"),
-        (asked("web1", "drain", service="wbe"), UnknownNameError, "no service wbe; services: web"),
+        (
+            asked("web1", "drain", service="wbe"),
+            UnknownNameError,
+            r"no service wbe; did you mean web\? services: web",
+        ),
         (asked("web1", "65536"), UnfitOverrideError, "an integer from 0 to 65535"),
         (asked("web1", "-1"), UnfitOverrideError, "an integer from 0 to 65535"),
         (asked("web1", "9" * 5000), UnfitOverrideError, "an integer from 0 to 65535"),

@@ -111,6 +111,7 @@ class Seen:
     flows: Mapping[int, int] = field(default_factory=lambda: {1: 7})
     entries: int = 7
     removed: int = 50
+    looked_timestamp_s: float = 1.5
 
 
 @dataclass
@@ -163,7 +164,14 @@ def test_the_datapath_is_as_the_kernel_says() -> None:
 def test_the_flow_table_is_the_programs_and_the_collectors() -> None:
     """The program counts what begins and is seen to end, the collector what is left and expires."""
     assert Gate().snapshot().datapath.flow_table == FlowTableStatus(
-        entries=7, capacity=1000, inserted=90, closed=30, expired=50, full=4, rehashed=5
+        entries=7,
+        capacity=1000,
+        inserted=90,
+        closed=30,
+        expired=50,
+        full=4,
+        rehashed=5,
+        looked_timestamp_s=1.5,
     )
 
 
