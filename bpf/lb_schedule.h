@@ -218,10 +218,14 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 		LB_COUNT_FLOW(rehashed);
 	}
 	*index = 0;
-	if (flow)
-		lb_flow_close(flow);
-	else
+	if (flow) {
+		backend = lb_backend_at(flow->backend);
+		/* Of a backend that is gone, the index may be another's by now: that one owes nothing. */
+		if (backend && backend->identity == flow->identity)
+			lb_flow_close(flow);
+	} else {
 		*index = lb_older_flow(packet, ring);
+	}
 	if (*index) {
 		if (counted)
 			lb_count_one(*index);

@@ -129,6 +129,7 @@ def test_a_half_closed_connection_goes_on(
     ("other", "told_by", "let_in"),
     [
         (True, "controller", 3),
+        (True, "program", 0),  # the three flows go on there, placed anew
         (False, "controller", 3),
         (False, "program", 6),  # the three that end were not counted any more
     ],
