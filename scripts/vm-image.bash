@@ -96,7 +96,9 @@ provide_wheels() { # release folder
 		with open(sys.argv[1], "rb") as file:
 		    project = tomllib.load(file)
 		needs = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-		needs += [*project["project"]["optional-dependencies"]["dev"], "clang-format", "editables"]
+		extras = project["project"]["optional-dependencies"].values()
+		needs += [*(need for extra in extras for need in extra), "clang-format", "editables"]
+		needs = [need for need in needs if not need.startswith("lb-xdp[")] # its own extras
 		print("\n".join(needs))
 	EOF
 	.venv/bin/python -m pip download -q --dest "$2" --only-binary=:all: --python-version "$version" \
