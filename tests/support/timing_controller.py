@@ -193,7 +193,7 @@ class _Bench:
         """Return what the kernel accounts for the maps that are pinned."""
         pins = Path("/sys/fs/bpf/lb-xdp", _NAME)
         total = 0
-        for path in pins.rglob("*"):
+        for path in (Path(folder, name) for folder, _, names in os.walk(pins) for name in names):
             shown = subprocess.run(
                 ["bpftool", "-j", "map", "show", "pinned", str(path)],
                 capture_output=True, text=True, check=False,
