@@ -110,7 +110,7 @@ def maglev(
     for key, weight in weights.items():
         if not 0 <= weight <= MAX_WEIGHT:
             raise ValueError(f"weight of {key} is {weight}, allowed is 0 to {MAX_WEIGHT}")
-    keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
+    keys = tuple(sorted(key for key in weights if weights[key]))
     if not keys:
         return Ring((), np.full(slots, EMPTY, np.uint32))
     turns = _turns(tuple(weights[key] for key in keys), slots)
@@ -151,7 +151,7 @@ def schedule(
     with evenly spread starts): equal weights give plain round robin, and many light backends come
     spread among the turns of a heavy one. A weight below 1/``slots`` of the sum may get no turn.
     """
-    keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
+    keys = tuple(sorted(key for key in weights if weights[key]))
     up = frozenset(live)
     able = np.array([i for i, key in enumerate(keys) if key in up], np.uint32)
     if not len(able):
@@ -176,11 +176,6 @@ def moved(before: Ring, after: Ring) -> int:
     renamed = [place.get(key, new) for key, new in zip(after.keys, strangers, strict=True)]
     index = np.array([*renamed, EMPTY], np.uint32)
     return int(np.count_nonzero(before.owner != index[np.minimum(after.owner, len(after.keys))]))
-
-
-def _order(key: BackendKey) -> tuple[int, int, int]:
-    """Sort by value: comparing ``ipaddress`` objects costs ten times as much."""
-    return key.address.version, int(key.address), key.port
 
 
 def _is_prime(number: int) -> bool:
