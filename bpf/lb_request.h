@@ -68,8 +68,12 @@ static __always_inline int lb_pick(struct lb_packet *packet, struct lb_stand *st
 	slot = lb_slot_at(ring, packet->hash);
 	choice->index = lb_slot_backend(slot);
 #if LB_FLOWS
-	if (lb_slot_state(slot))
-		choice->index = lb_unsettled_pick(packet, slot, family);
+	if (lb_slot_state(slot)) {
+		int end = lb_unsettled_pick(packet, stand, slot, &choice->index, family);
+
+		if (end)
+			return end;
+	}
 #endif
 	return choice->index ? LB_OK : LB_END(no_backend);
 }

@@ -83,6 +83,7 @@ def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
         algorithm=service.algorithm,
         session=_session(service.session),
         no_backend=service.no_backend,
+        on_backend_down=service.on_backend_down,
     )
 
 

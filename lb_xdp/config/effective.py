@@ -100,6 +100,7 @@ def _service(service: Service) -> dict[str, Any]:
             "flows": "auto" if service.session.flows else "none",
         },
         "no_backend": str(service.no_backend),
+        "on_backend_down": str(service.on_backend_down),
         **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
     }
 

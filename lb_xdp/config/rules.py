@@ -28,6 +28,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     XdpMode,
 )
@@ -82,6 +83,7 @@ ALGORITHM = choice(tuple(Algorithm), make=Algorithm)
 AFFINITY = choice(tuple(Affinity), make=Affinity)
 FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
+ON_BACKEND_DOWN = choice(tuple(OnBackendDown), make=OnBackendDown)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
 
 

@@ -28,6 +28,7 @@ from lb_xdp.core.model import (
     Listen,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     StatusRange,
     XdpMode,
@@ -231,6 +232,11 @@ class Service(Section):
         "what clients get while no backend can take them; `reject`: a TCP RST, or an ICMP port "
         "unreachable",
         "drop",
+    )
+    on_backend_down: Annotated[OnBackendDown, rules.ON_BACKEND_DOWN] = _key(
+        "what becomes of the connections of a backend that goes down; `rehash`: they go to another "
+        "one, which does not know them; `reset`: their clients get a TCP RST",
+        "rehash",
     )
     pool: Annotated[str | None, rules.NAME, Otherwise("not given")] = _key(
         "name of a pool; or `backends` inline", None

@@ -26,6 +26,7 @@ from lb_xdp.core.model import (
     FlowTable,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Service,
     ServiceKey,
@@ -61,7 +62,7 @@ class Schedule(Enum):
 class Traits(NamedTuple):
     """All that the endpoint table holds of a service; ``bpf/lb_types.h`` says what each means.
 
-    ``stateless``: no flow is ever recorded.
+    ``stateless``: no flow is ever recorded. ``reset``: flows of a backend that dies are reset.
     """
 
     mode: Mode
@@ -74,6 +75,7 @@ class Traits(NamedTuple):
     limited: bool
     counted: bool
     stateless: bool
+    reset: bool = False
 
 
 _SCHEDULES = {
@@ -100,6 +102,7 @@ def traits(service: Service) -> Traits:
         limited=limited,
         counted=limited or schedule is Schedule.LEAST,
         stateless=not (service.tracked or service.session.flows),
+        reset=service.on_backend_down is OnBackendDown.RESET,
     )
 
 

@@ -102,6 +102,16 @@ class Panic(StrEnum):
     FALLBACK = "fallback"
 
 
+class OnBackendDown(StrEnum):
+    """What becomes of the flows of a backend that goes down.
+
+    ``REHASH``: they go on at another backend, as if they began. ``RESET``: their clients are told.
+    """
+
+    REHASH = "rehash"
+    RESET = "reset"
+
+
 class XdpMode(StrEnum):
     """Where the program runs: in the driver, in the stack, or the better of both."""
 
@@ -273,6 +283,7 @@ class Service:
     algorithm: Algorithm = Algorithm.MAGLEV
     session: Session = Session()
     no_backend: NoBackend = NoBackend.DROP
+    on_backend_down: OnBackendDown = OnBackendDown.REHASH
 
     @property
     def key(self) -> ServiceKey:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lb_xdp.core.desired import BackendId
-from lb_xdp.core.model import ANY_PORT, Algorithm, Mode, NoBackend, Protocol, Service
+from lb_xdp.core.model import ANY_PORT, Algorithm, Mode, NoBackend, OnBackendDown, Protocol, Service
 from lb_xdp.datapath.generation import draw
 from lb_xdp.datapath.selftest import Tried, verify_generation
 from lb_xdp.errors import SelfTestError
@@ -27,8 +27,9 @@ def tried(loaded: LoadedProgram) -> Tried:
         [service(Mode.DSR, ANY_PORT, algorithm=Algorithm.SOURCE_HASH)],
         [service(Mode.DSR, algorithm=Algorithm.LEAST_CONNECTIONS, max_connections=10)],
         [service(Mode.NAT, backends=(9,), no_backend=NoBackend.REJECT)],
+        [service(Mode.DSR, on_backend_down=OnBackendDown.RESET)],
     ],
-    ids=["dsr", "tunnels", "translating", "any port", "least connections", "nobody"],
+    ids=["dsr", "tunnels", "translating", "any port", "least connections", "nobody", "reset"],
 )
 def test_a_right_program_passes(wire: Wire, services: list[Service]) -> None:
     """Of every packet that is tried the model knows the end, and the program comes to the same."""

@@ -12,6 +12,7 @@ from lb_xdp.core.model import (
     Algorithm,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Service,
     Session,
@@ -21,12 +22,16 @@ from tests.support import program
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Services that are compiled together. ``mtu`` is the interfaces'."""
+    """Services that are compiled together. ``mtu`` is the interfaces'.
+
+    ``down`` backends were never up, ``fallen`` ones were, and went down.
+    """
 
     name: str
     services: tuple[Service, ...]
     mtu: int = 1500
     down: tuple[int, ...] = ()
+    fallen: tuple[int, ...] = ()
 
 
 def _vip(number: int, version: int) -> Address:
@@ -86,6 +91,22 @@ def _odd(version: int) -> tuple[Service, ...]:
     )
 
 
+def _resetting(version: int) -> tuple[Service, ...]:
+    """Return services whose flows are reset when their backend goes down."""
+
+    def one(mode: Mode, number: int, **wish: object) -> Service:
+        reset = OnBackendDown.RESET
+        vip, name = _vip(number, version), f"r{number}"
+        return program.service(mode, vip=vip, name=name, on_backend_down=reset, **wish)  # type: ignore[arg-type]  # the wishes are service()'s own
+
+    return (
+        *(one(mode, 40 + at, backends=(1, 2, 8)) for at, mode in enumerate(Mode)),
+        one(Mode.DSR, 46, backends=(8,), algorithm=Algorithm.LEAST_CONNECTIONS),
+        one(Mode.NAT, 47, backends=(2, 8), algorithm=Algorithm.ROUND_ROBIN, backend_port=8047),
+        one(Mode.IPIP, 48, backends=(8,), no_backend=NoBackend.REJECT),
+    )
+
+
 def variants() -> tuple[Variant, ...]:
     """Return what is fuzzed: each mode and family by itself, and all together."""
     single = [
@@ -105,12 +126,15 @@ def variants() -> tuple[Variant, ...]:
         *_tracking(6),
         *_odd(4),
         *_odd(6),
+        *_resetting(4),
+        *_resetting(6),
     )
     return (
         *single,
         *(Variant(name, services) for name, services in crossed.items()),
         Variant("tracked", _tracking(4) + _tracking(6)),
         Variant("odd", _odd(4) + _odd(6), down=(9,)),
+        Variant("resetting", _resetting(4) + _resetting(6), fallen=(8,)),
         Variant("jumbo", _pair(Mode.IPIP, 11, 4) + _pair(Mode.NAT, 13, 4), mtu=9000),
-        Variant("all", everything, down=(9,)),
+        Variant("all", everything, down=(9,), fallen=(8,)),
     )

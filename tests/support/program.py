@@ -34,6 +34,7 @@ from lb_xdp.core.model import (
     HealthCheck,
     Mode,
     NoBackend,
+    OnBackendDown,
     Pool,
     Protocol,
     Service,
@@ -150,6 +151,7 @@ def service(
     algorithm: Algorithm = Algorithm.MAGLEV,
     session: Session = Session(),  # noqa: B008 - frozen
     no_backend: NoBackend = NoBackend.DROP,
+    on_backend_down: OnBackendDown = OnBackendDown.REHASH,
     max_connections: int | None = None,
     name: str = "web",
 ) -> Service:
@@ -177,6 +179,7 @@ def service(
         algorithm=algorithm,
         session=session,
         no_backend=no_backend,
+        on_backend_down=on_backend_down,
     )
 
 

@@ -68,6 +68,7 @@ service_keys = {
         {}, optional={"affinity": st.sampled_from(list(Affinity)).map(str), "timeout": times}
     ),
     "no_backend": st.sampled_from(["drop", "reject"]),
+    "on_backend_down": st.sampled_from(["rehash", "reset"]),
 }
 
 

@@ -26,6 +26,7 @@ from lb_xdp.core.model import (
     Listen,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Session,
     StatusRange,
@@ -96,6 +97,7 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert found.algorithm is Algorithm.MAGLEV
     assert found.session == Session(Affinity.NONE, 10800, flows=True)
     assert found.no_backend is NoBackend.DROP
+    assert found.on_backend_down is OnBackendDown.REHASH
     assert found.why_tracked is None
     assert found.pool.backends == (
         Backend(BackendName("10.0.0.11:8080"), IPv4Address("10.0.0.11"), 8080, 100, None),
@@ -192,10 +194,12 @@ def test_a_service_takes_an_algorithm_a_session_and_a_word_for_no_backend() -> N
         algorithm="source_hash",
         session={"affinity": "client_prefix", "timeout": "1h"},
         no_backend="reject",
+        on_backend_down="reset",
     ).services
     assert found.algorithm is Algorithm.SOURCE_HASH
     assert found.session == Session(Affinity.CLIENT_PREFIX, 3600, flows=True)
     assert found.no_backend is NoBackend.REJECT
+    assert found.on_backend_down is OnBackendDown.RESET
     assert not service(session={"flows": "none"}).services[0].session.flows
 
 
@@ -348,6 +352,7 @@ LATER = "not available in this version"
         (service, {"session": {"timeout": "0s"}}, "a duration from 1s to 168h"),
         (service, {"session": {"flows": False}}, "false is not allowed; one of auto, none"),
         (service, {"no_backend": "ignore"}, "one of drop, reject"),
+        (service, {"on_backend_down": "rst"}, "one of rehash, reset"),
         (service, {"backends": []}, "services[0].backends: an empty list is not allowed"),
         (service, {"backends": [5]}, "5 is not allowed; a mapping with name, host, port"),
         (service, {"health": "nnoe"}, '"nnoe" is not allowed; `none`, or a mapping'),
