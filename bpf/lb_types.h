@@ -49,7 +49,7 @@
 
 /* More of a service, in `wishes`. */
 #define LB_WISH_RESET 1 /* flows whose backend is down are answered by RST */
-#define LB_WISH_WATCH 2 /* handshakes are watched (lb_watch.h) */
+#define LB_WISH_WATCH 2 /* handshakes are watched: lb_watch.h */
 
 /* How a new flow of a service gets its slot. */
 #define LB_SCHEDULE_HASH 0
@@ -181,6 +181,28 @@ struct lb_backend_count {
 	__u64 reply_bytes;
 };
 LB_SIZE(lb_backend_count, 40);
+
+#define LB_HANDSHAKE_BITS 16
+#define LB_DURATIONS 21
+
+/* The latest SYN of a place of the table. */
+struct lb_handshake {
+	__u32 mark; /* what it is told by: lb_handshake_mark() */
+	__u32 backend; /* index; 0: answered */
+	__u64 begun_ns; /* CLOCK_MONOTONIC */
+};
+LB_SIZE(lb_handshake, 16);
+
+/* Per CPU, of watched backends alone. */
+struct lb_watch_count {
+	__u64 begun; /* handshakes: SYNs, but for those that were repeated */
+	__u64 answered;
+	__u64 repeated;
+	__u64 resets; /* RSTs from the backend; these and all below in nat and fullnat only */
+	__u64 duration_us; /* from SYN to SYN-ACK, in sum */
+	__u64 durations[LB_DURATIONS]; /* within 16 us, 32, 64, ...; the last: longer than 8.4 s */
+};
+LB_SIZE(lb_watch_count, 208);
 
 /* Per CPU: what happens to the flow table. */
 struct lb_flow_count {

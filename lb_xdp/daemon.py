@@ -47,6 +47,7 @@ from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.watcher import Watcher
 from lb_xdp.witness import Record, log_event, membership_events
 
 _log = logging.getLogger(__name__)
@@ -182,9 +183,16 @@ class Daemon:
                 )
             await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
             self._prober = await stack.enter_async_context(Prober(self._on_probe))
+            self._watcher = Watcher(
+                self._reconciler,
+                self._datapath,
+                probe_now=self._prober.probe_now,
+                changed=self._turns.changed.set,
+                record=self._record,
+            )
             await self._first_cycle()
-            collecting = asyncio.create_task(self._collector.work())
-            stack.callback(collecting.cancel)
+            for work in (self._collector.work(), self._watcher.work()):
+                stack.callback(asyncio.create_task(work).cancel)
         finally:
             self._remove_unused_pins()
         notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")

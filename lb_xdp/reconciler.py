@@ -28,7 +28,7 @@ from lb_xdp.core.lingering import (
 from lb_xdp.core.model import Backend, CheckKind, Config, HealthCheck, Service, ServiceKey
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
-from lb_xdp.core.report import BackendView, Count
+from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health
@@ -83,6 +83,7 @@ class Reconciler:
         self._witness = Witness(record)
         self._health: dict[TargetId, HealthState] = {}
         self._probe_s: dict[TargetId, float] = {}
+        self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
         self._adopt(config, lingering_after(config, observed, held, None, clock()))
@@ -213,6 +214,34 @@ class Reconciler:
             self.failovers += 1
         return True
 
+    def eject(self, ejected: Mapping[TargetId, str]) -> bool:
+        """Have these count as down, whatever probes say, for the reasons given.
+
+        True if what the backends may get has changed.
+        """
+        if ejected.keys() == self._ejected.keys():
+            return False
+        self.failovers += len(ejected.keys() - self._ejected.keys())
+        now_s = self._clock()
+        self._ejected = {
+            target: self._ejected.get(target) or HealthState(Health.DOWN, 0, why, now_s)
+            for target, why in ejected.items()
+        }
+        return True
+
+    def serving(self) -> frozenset[TargetId]:
+        """Return the targets that may have new flows now, of some service."""
+        records = self.observed.records
+        found = (
+            (target_of(service, backend), records.get(BackendId(service.key, backend.key)))
+            for service, backend in self.config.backends()
+        )
+        return frozenset(t for t, record in found if record and record.up and not record.no_new)
+
+    def _judged(self, target: TargetId) -> HealthState:
+        """Return the health that counts: what probes say, unless the backend is ejected."""
+        return self._ejected.get(target) or self._health[target]
+
     # What goes out.
 
     def undecided(self, config: Config) -> set[TargetId]:
@@ -228,7 +257,8 @@ class Reconciler:
         return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
 
     def _health_of(self, service: Service, backend: Backend) -> Health:
-        held = self._health.get(target_of(service, backend))
+        target = target_of(service, backend)
+        held = self._ejected.get(target) or self._health.get(target)
         return held.health if held else Health.UNKNOWN
 
     def _stand(self, config: Config) -> Standings:
@@ -338,7 +368,7 @@ class Reconciler:
         if obstacle is not None:
             return obstacle, "", None
         target = target_of(service, backend)
-        return self._health[target].detail, "", self._probe_s.get(target)
+        return self._judged(target).detail, "", self._probe_s.get(target)
 
     def now_s(self) -> float:
         """Return the time, on the clock of everything here."""
@@ -399,7 +429,11 @@ class Reconciler:
         return self._members.get(target, [])
 
     def views(
-        self, counts: Mapping[BackendId, Count], timestamp_s: float, flows: Mapping[int, int]
+        self,
+        counts: Mapping[BackendId, Count],
+        timestamp_s: float,
+        flows: Mapping[int, int],
+        watched: Mapping[BackendId, Watched],
     ) -> dict[BackendId, BackendView]:
         """Return what is known of every backend.
 
@@ -411,7 +445,7 @@ class Reconciler:
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
-            health, left = self._health[target], self.lingering.get(identity)
+            health, left = self._judged(target), self.lingering.get(identity)
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),
@@ -423,6 +457,8 @@ class Reconciler:
                 standings[service.key].backends[backend.key],
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),
+                watched.get(identity),
+                target in self._ejected,
             )
         return views
 

@@ -15,6 +15,7 @@ from lb_xdp.core.model import (
     BackendKey,
     BackendName,
     Config,
+    Detect,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -33,7 +34,7 @@ _LONGEST_DEFAULT_TIMEOUT_S = 1.0
 
 def to_config(root: schema.Root, source: str, warnings: tuple[str, ...]) -> Config:
     """Return the configuration that the checked ``root`` stands for."""
-    pools = {pool.name: _pool(pool.name, pool.backends, pool.health) for pool in root.pools}
+    pools = {pool.name: _pool(pool.name, pool) for pool in root.pools}
     services = tuple(_service(service, pools) for service in root.services)
     return Config(_gateway(root.gateway), services, source, warnings)
 
@@ -70,7 +71,7 @@ def _flow_table(table: schema.FlowTable) -> FlowTable:
 
 def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
     if service.pool is None:
-        pool = _pool(f"{INLINE_POOL}{service.name}", service.backends, service.health)
+        pool = _pool(f"{INLINE_POOL}{service.name}", service)
     else:
         pool = pools[service.pool]
     return Service(
@@ -91,8 +92,23 @@ def _session(session: schema.Session) -> Session:
     return Session(session.affinity, session.timeout, session.flows)
 
 
-def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
-    return Pool(name, tuple(_backend(backend) for backend in backends), _health(health))
+def _pool(name: str, pool: schema.Pool | schema.Service) -> Pool:
+    backends = tuple(_backend(backend) for backend in pool.backends)
+    return Pool(name, backends, _health(pool.health), detect=_detect(pool.detect))
+
+
+def _detect(detect: schema.Detect | None) -> Detect | None:
+    if detect is None:
+        return None
+    return Detect(
+        interval_s=detect.interval,
+        min_flows=detect.min_flows,
+        failure_share=detect.failure_share,
+        eject=detect.eject,
+        max_ejected=detect.max_ejected,
+        base_time_s=detect.base_time,
+        max_time_s=detect.max_time,
+    )
 
 
 def _backend(backend: schema.Backend) -> Backend:

@@ -17,6 +17,7 @@ from lb_xdp.core.model import (
     Backend,
     CheckKind,
     Config,
+    Detect,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -109,6 +110,21 @@ def _pool(pool: Pool) -> dict[str, Any]:
     return {
         "backends": [_backend(backend) for backend in pool.backends],
         "health": _health(pool.health),
+        "detect": _detect(pool.detect),
+    }
+
+
+def _detect(detect: Detect | None) -> dict[str, Any] | str:
+    if detect is None:
+        return "none"
+    return {
+        "interval": format_duration(detect.interval_s),
+        "min_flows": detect.min_flows,
+        "failure_share": detect.failure_share,
+        "eject": detect.eject,
+        "max_ejected": detect.max_ejected,
+        "base_time": format_duration(detect.base_time_s),
+        "max_time": format_duration(detect.max_time_s),
     }
 
 

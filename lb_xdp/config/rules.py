@@ -68,6 +68,8 @@ INTERVAL = duration(0.01, 3600)
 TIMEOUT = duration(0.001, 3600)
 SESSION_TIME = duration(1, 7 * 86400)
 FLOW_TIME = duration(1, 7 * 86400)
+DETECT_TIME = duration(1, 86400)
+DETECT_FLOWS = integer(1, 1_000_000)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
@@ -104,6 +106,22 @@ def _rise_and_fall(value: object) -> dict[str, Any]:
     return {"rise": count, "fall": count}
 
 
+def _none(value: object) -> None:
+    if value != "none":
+        raise RefusedError
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RefusedError
+    return value
+
+
+SWITCH = Rule("boolean", "true or false", {"type": "boolean"}, _switch)
+NO_DETECT = Shorthand(
+    dict,
+    Rule("mapping", "`none`, or a mapping such as `{eject: true}`", {"const": "none"}, _none),
+)
 NO_METRICS = _none_for("listen", "`{listen: 127.0.0.1:9464}`")
 NO_HEALTH = _none_for("type", "`{type: tcp}`")
 BOTH_COUNTS = Shorthand(

@@ -186,12 +186,44 @@ class Health(Section):
     )
 
 
+class Detect(Section):
+    """What the traffic itself tells of the backends. `detect: none`: it is not watched.
+
+    For the pool's TCP services. Exact with `nat` and `fullnat`; elsewhere, what the client's side
+    shows: a client that vanishes looks like a backend that does not answer.
+    """
+
+    interval: Annotated[float, rules.DETECT_TIME] = _key(
+        "the time that is looked back on, each second anew", "5s"
+    )
+    min_flows: Annotated[int, rules.DETECT_FLOWS] = _key(
+        "handshakes in that time, without which nothing is concluded", 20
+    )
+    failure_share: Annotated[float, SHARE] = _key(
+        "a backend is suspicious, and probed at once, if so many of them went unanswered", "50%"
+    )
+    eject: Annotated[bool, rules.SWITCH] = _key(
+        "take a backend that stays suspicious for a second out of service, whatever probes say",
+        default=False,
+    )
+    max_ejected: Annotated[float, SHARE] = _key(
+        "of all backends of the pool no more are out at a time, and never the last one", "50%"
+    )
+    base_time: Annotated[float, rules.DETECT_TIME] = _key(
+        "how long it stays out; twice, three times as long when it happens again", "30s"
+    )
+    max_time: Annotated[float, rules.DETECT_TIME] = _key("no longer than this", "5min")
+
+
 class Pool(Section):
     """A named set of backends that share one health check."""
 
     name: Annotated[str, rules.NAME] = _key("unique")
     backends: tuple[Backend, ...] = _key("the servers", min_length=1)
     health: Annotated[Health, rules.NO_HEALTH] = _key("how the servers are probed", {})
+    detect: Annotated[Detect | None, rules.NO_DETECT, Otherwise("not watched")] = _key(
+        "what the traffic tells of the servers", None
+    )
 
 
 class Session(Section):
@@ -245,6 +277,9 @@ class Service(Section):
         default_factory=tuple, min_length=1, description="a pool of its own, instead of `pool`"
     )
     health: Annotated[Health, rules.NO_HEALTH] = _key("with inline `backends` only", {})
+    detect: Annotated[Detect | None, rules.NO_DETECT, Otherwise("not watched")] = _key(
+        "with inline `backends` only", None
+    )
 
 
 class Root(Section):

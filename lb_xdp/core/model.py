@@ -237,13 +237,33 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Detect:
+    """What traffic tells of a pool's backends, and what follows from it.
+
+    A backend is suspicious if of at least ``min_flows`` handshakes in ``interval_s`` a share of
+    ``failure_share`` or more went unanswered. ``eject``: it is taken out of service then, for
+    ``base_time_s`` times the number of its ejections, ``max_time_s`` at most; of all backends no
+    larger share than ``max_ejected`` is out at a time.
+    """
+
+    interval_s: float = 5.0
+    min_flows: int = 20
+    failure_share: float = 0.5
+    eject: bool = False
+    max_ejected: float = 0.5
+    base_time_s: float = 30.0
+    max_time_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named set of backends that share one health check, and how they come and go.
 
     ``slow_start_s`` is how long a backend that comes back takes to get its whole weight,
     ``drain_timeout_s`` how long one that is removed may keep its flows. Backends of lower priority
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
-    after that is over. ``fallback`` is there if ``panic`` says so, and never probed.
+    after that is over. ``fallback`` is there if ``panic`` says so, and never probed. ``detect``
+    None: handshakes are not watched.
     """
 
     name: str
@@ -255,6 +275,7 @@ class Pool:
     failback_delay_s: float = 0.0
     panic: Panic = Panic.NONE
     fallback: Backend | None = None
+    detect: Detect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +310,11 @@ class Service:
     def key(self) -> ServiceKey:
         """Return what makes the service unique on the wire."""
         return ServiceKey(self.vip, self.port, self.protocol)
+
+    @property
+    def watched(self) -> Detect | None:
+        """Return how handshakes of the service are watched; None where they are not."""
+        return self.pool.detect if self.protocol is Protocol.TCP else None
 
     @property
     def tracked(self) -> bool:

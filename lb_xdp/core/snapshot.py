@@ -86,6 +86,25 @@ class OverrideStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Handshakes:
+    """What was seen of a backend's TCP handshakes.
+
+    ``exact``: both directions pass, in nat and fullnat. Elsewhere ``answered`` are those whose
+    client went on, and there are no ``resets`` (RSTs from the backend) and no durations.
+    ``repeated`` counts SYNs. ``durations`` are how many took at most 16 us, 32 us, and so on, the
+    last one longer than all, and ``duration_us`` their sum, from SYN to SYN-ACK.
+    """
+
+    begun: int
+    answered: int
+    repeated: int
+    resets: int
+    exact: bool
+    duration_us: int = 0
+    durations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One backend of one service.
 
@@ -98,7 +117,8 @@ class BackendStatus:
     ``slots`` is how many ring slots it holds now. ``detail`` says in words why the state is so.
     ``recorded`` is how many flow records name it, as of the last look at the flow table.
     ``connections`` is how many it has, where its service counts them (else None), and
-    ``max_connections`` how many it may have.
+    ``max_connections`` how many it may have. ``handshakes`` is None where they are not watched.
+    ``ejected``: down because of what its traffic told, whatever probes say.
     """
 
     name: str
@@ -122,6 +142,8 @@ class BackendStatus:
     configured_weight: int | None = None
     priority: int = 0
     overrides: tuple[OverrideStatus, ...] = ()
+    handshakes: Handshakes | None = None
+    ejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ MAP_NAMES = (
     "fragments",
     "ways",
     "budget",
+    "handshakes",
+    "watched",
 )
 
 
@@ -117,6 +119,7 @@ FEATURES = (
     "ANY_PORT",
     "REJECT",
     "RESET",
+    "WATCH",
 )
 """What may be compiled in or left out; bpf/lb_xdp.c says what each is."""
 
@@ -141,6 +144,7 @@ def features(structure: Structure) -> frozenset[str]:
         "ANY_PORT": any(key.port == ANY_PORT for key in services),
         "REJECT": any(traits.reject for traits in each),
         "RESET": any(traits.reset for traits in each),
+        "WATCH": any(traits.watched for traits in each),
     }
     return frozenset(used | {name for name, needed in wanted.items() if needed})
 

@@ -22,7 +22,7 @@ _FLAGS = {
     "stateless": "LB_SERVICE_STATELESS",
 }
 
-_WISHES = {"reset": "LB_WISH_RESET"}
+_WISHES = {"reset": "LB_WISH_RESET", "watched": "LB_WISH_WATCH"}
 
 
 class Found(NamedTuple):

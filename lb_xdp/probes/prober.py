@@ -51,6 +51,7 @@ class Prober(Generic[TargetId]):
         self._group = asyncio.TaskGroup()
         self._targets: dict[TargetId, Target] = {}
         self._tasks: dict[TargetId, asyncio.Task[None]] = {}
+        self._now: dict[TargetId, asyncio.Event] = {}
         self._probes: dict[CheckKind, Probe] = {CheckKind.TCP: probe_tcp}
         self._stack = AsyncExitStack()
 
@@ -103,6 +104,11 @@ class Prober(Generic[TargetId]):
                 )
         self._targets = wanted
 
+    def probe_now(self, target_id: TargetId) -> None:
+        """Start the next probe of a target now, unless one is under way; its schedule moves."""
+        if (waiting := self._now.get(target_id)) is not None:
+            waiting.set()
+
     def _cancel(self, target_ids: Iterable[TargetId]) -> None:
         for target_id in tuple(target_ids):
             self._tasks.pop(target_id).cancel()
@@ -115,7 +121,21 @@ class Prober(Generic[TargetId]):
             self._on_result(target_id, await probe(check, target.address, target.port, self._clock))
             # A probe that outlasted the interval delays the next start, it does not add one.
             start_s = max(start_s + self._draw_interval_s(check), self._clock())
-            await asyncio.sleep(start_s - self._clock())
+            if await self._told_before(target_id, start_s):
+                start_s = self._clock()
+
+    async def _told_before(self, target_id: TargetId, start_s: float) -> bool:
+        """Wait for a time; True if ``probe_now`` ended that."""
+        told = self._now[target_id] = asyncio.Event()
+        try:
+            async with asyncio.timeout(max(start_s - self._clock(), 0)):
+                await told.wait()
+        except TimeoutError:
+            return False
+        finally:
+            if self._now.get(target_id) is told:
+                del self._now[target_id]
+        return True
 
     def _draw_interval_s(self, check: HealthCheck) -> float:
         return check.interval_s * self._random.uniform(1 - check.jitter, 1 + check.jitter)

@@ -36,6 +36,7 @@ from lb_xdp.core.plan import Observed, Plan, make_plan
 from lb_xdp.core.reference import Found, Model, describe, difference
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.topology import Topology
+from lb_xdp.datapath import counters
 from lb_xdp.datapath.compile import build_id, way_bits
 from lb_xdp.datapath.generation import build_generation, draw
 from lb_xdp.datapath.layout import layout
@@ -105,6 +106,7 @@ class Rig:
             maps = {spec.name: undo.enter_context(BpfMap.create(spec)) for spec in _specs()}
             for interface in self.topology.interfaces.values():
                 maps["devices"].write(interface.index, interface.index)
+            counters.watch(maps["watched"], self.plan.structure, self.plan.indices)
             generation = build_generation(self.plan, maps)
             undo.callback(generation.close)
             self.generation = generation

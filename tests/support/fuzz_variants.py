@@ -10,6 +10,7 @@ from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
+    Detect,
     Mode,
     NoBackend,
     OnBackendDown,
@@ -107,6 +108,22 @@ def _resetting(version: int) -> tuple[Service, ...]:
     )
 
 
+def _watched(version: int) -> tuple[Service, ...]:
+    """Return services whose handshakes are watched."""
+
+    def one(mode: Mode, number: int, **wish: object) -> Service:
+        vip, name = _vip(number, version), f"w{number}"
+        return program.service(mode, vip=vip, name=name, detect=Detect(), **wish)  # type: ignore[arg-type]  # the wishes are service()'s own
+
+    return (
+        *(one(mode, 50 + at) for at, mode in enumerate(Mode)),
+        one(Mode.DSR, 56, algorithm=Algorithm.SOURCE_HASH),
+        one(Mode.NAT, 57, algorithm=Algorithm.LEAST_CONNECTIONS, max_connections=100),
+        one(Mode.NAT, 58, backends=(4, 5), backend_port=8058),
+        one(Mode.GUE, 59, session=Session(flows=False)),
+    )
+
+
 def variants() -> tuple[Variant, ...]:
     """Return what is fuzzed: each mode and family by itself, and all together."""
     single = [
@@ -128,6 +145,8 @@ def variants() -> tuple[Variant, ...]:
         *_odd(6),
         *_resetting(4),
         *_resetting(6),
+        *_watched(4),
+        *_watched(6),
     )
     return (
         *single,
@@ -135,6 +154,7 @@ def variants() -> tuple[Variant, ...]:
         Variant("tracked", _tracking(4) + _tracking(6)),
         Variant("odd", _odd(4) + _odd(6), down=(9,)),
         Variant("resetting", _resetting(4) + _resetting(6), fallen=(8,)),
+        Variant("watched", _watched(4) + _watched(6)),
         Variant("jumbo", _pair(Mode.IPIP, 11, 4) + _pair(Mode.NAT, 13, 4), mtu=9000),
         Variant("all", everything, down=(9,), fallen=(8,)),
     )

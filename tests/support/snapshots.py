@@ -9,6 +9,7 @@ from lb_xdp.core.snapshot import (
     BackendStatus,
     DatapathStatus,
     FlowTableStatus,
+    Handshakes,
     Health,
     ProgramStatus,
     ReasonCount,
@@ -41,6 +42,9 @@ WEB1 = BackendStatus(
     recorded=7,
     connections=12,
     max_connections=1000,
+    handshakes=Handshakes(
+        20_000, 19_990, 12, 3, exact=True, duration_us=2_400_000, durations=(0, 9_000, 10_990)
+    ),
 )
 WEB2 = replace(WEB1, name="web2", address="10.0.0.12:8080", weight=200, slots=43_691)
 WEB3 = replace(

@@ -72,6 +72,23 @@ service_keys = {
 }
 
 
+detects = st.one_of(
+    st.just("none"),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "interval": st.sampled_from([1, "5s", "2min"]),
+            "min_flows": st.integers(1, 1_000_000),
+            "failure_share": st.sampled_from([0, "30%", 0.5, 1]),
+            "eject": st.booleans(),
+            "max_ejected": st.sampled_from(["10%", 0.25]),
+            "base_time": st.sampled_from(["30s", "1h"]),
+            "max_time": st.sampled_from(["5min", "24h"]),
+        },
+    ),
+)
+
+
 @st.composite
 def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, Any]]:
     """Draw backends with distinct addresses, and names where they stay distinct."""
@@ -95,7 +112,12 @@ def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, An
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a valid file as plain data."""
     pools: list[dict[str, Any]] = [
-        {"name": name, "backends": draw(backend_lists()), "health": draw(checks)}
+        {
+            "name": name,
+            "backends": draw(backend_lists()),
+            "health": draw(checks),
+            "detect": draw(detects),
+        }
         for name in draw(st.lists(names, max_size=2, unique=True))
     ]
     services = []

@@ -21,6 +21,7 @@ from lb_xdp.core.model import (
     BackendName,
     CheckKind,
     Config,
+    Detect,
     FlowTable,
     HealthCheck,
     Listen,
@@ -203,6 +204,20 @@ def test_a_service_takes_an_algorithm_a_session_and_a_word_for_no_backend() -> N
     assert not service(session={"flows": "none"}).services[0].session.flows
 
 
+def test_detect_is_off_unless_asked_for() -> None:
+    """Nothing, `none` and a mapping, whose values have defaults; UDP services are not watched."""
+    assert service().services[0].pool.detect is None
+    assert service(detect="none").services[0].pool.detect is None
+    (found,) = service(detect={}).services
+    assert found.watched == found.pool.detect == Detect()
+    told = {"interval": "3s", "min_flows": 5, "failure_share": "30%", "eject": True}
+    told |= {"max_ejected": 0.25, "base_time": "10s", "max_time": "1min"}
+    (found,) = service(detect=told).services
+    assert found.watched == Detect(3, 5, 0.3, eject=True, max_ejected=0.25, base_time_s=10,
+                                   max_time_s=60)  # fmt: skip
+    assert service(protocol="udp", detect={}, health="none").services[0].watched is None
+
+
 def test_ipv6_addresses_are_spelled_in_the_short_form_and_in_brackets() -> None:
     """VIP, backend and probe host may be IPv6; names of backends put the address in brackets."""
     hosts = [{"host": "2001:db8:0:0::0011", "port": 80}]
@@ -353,6 +368,13 @@ LATER = "not available in this version"
         (service, {"session": {"flows": False}}, "false is not allowed; one of auto, none"),
         (service, {"no_backend": "ignore"}, "one of drop, reject"),
         (service, {"on_backend_down": "rst"}, "one of rehash, reset"),
+        (service, {"detect": "off"}, "`none`, or a mapping such as `{eject: true}`"),
+        (service, {"detect": {"eject": "yes"}}, "detect.eject: "),
+        (service, {"detect": {"eject": 1}}, "1 is not allowed; true or false"),
+        (service, {"detect": {"ejekt": True}}, "did you mean `eject`?"),
+        (service, {"detect": {"min_flows": 0}}, "an integer from 1 to 1000000"),
+        (service, {"detect": {"max_ejected": "101%"}}, "from 0% to 100%"),
+        (service, {"detect": {"base_time": "0s"}}, "a duration from 1s to 24h"),
         (service, {"backends": []}, "services[0].backends: an empty list is not allowed"),
         (service, {"backends": [5]}, "5 is not allowed; a mapping with name, host, port"),
         (service, {"health": "nnoe"}, '"nnoe" is not allowed; `none`, or a mapping'),

@@ -31,12 +31,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "store": CORE,
     "layers": CORE | {"reconciler", "store", "witness"},
     "collector": CORE | {"reconciler"},
+    "watcher": CORE | {"reconciler", "witness"},
     "reporter": CORE | {"reconciler"},
     "instance": {"errors"},
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "store", "witness"}
+    | {"layers", "store", "witness", "watcher"}
     | {"datapath", "netlink", "probes", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
