@@ -54,7 +54,7 @@ static __always_inline int lb_serve(struct xdp_md *ctx, struct lb_table *table,
 		return LB_END(other_host);
 	end = lb_request(ctx, packet, table, to, &choice, tags, action, family);
 	if (end != LB_END(too_big) && end != LB_END(no_backend) && end != LB_END(backends_full) &&
-	    end != LB_END(severed))
+	    (!LB_RESET || end != LB_END(severed)))
 		return end;
 	if (!general)
 		return LB_GENERAL;
