@@ -78,21 +78,25 @@ class Watcher:
         """Look again and again, until cancelled."""
         while True:
             try:
-                self.look()
+                await self.look()
             except DatapathError as error:
                 _log.warning("handshakes could not be read: %s", error)
             await asyncio.sleep(INTERVAL_S)
 
-    def look(self) -> None:
-        """Look once. Raises DatapathError."""
+    async def look(self) -> None:
+        """Look once. Raises DatapathError.
+
+        Between two pools others have their turn: of thousands of backends all may be watched.
+        """
         pools = _pools(self._reconciler.config)
         if not pools and not self._members:
             return
         counts = self._datapath.watch_counts(self._reconciler.observed.indices) if pools else {}
-        self._members = {
-            name: self._judge(self._members.get(name, {}), pool, counts)
-            for name, pool in pools.items()
-        }
+        serving = self._reconciler.serving()
+        before, self._members = self._members, {}
+        for name, pool in pools.items():
+            self._members[name] = self._judge(before.get(name, {}), pool, counts, serving)
+            await asyncio.sleep(0)
         ejected = {
             target: one.ejected
             for members in self._members.values()
@@ -107,10 +111,11 @@ class Watcher:
         before: Mapping[TargetId, Member],
         pool: _Pool,
         counts: Mapping[BackendId, Watched],
+        serving: frozenset[TargetId],
     ) -> Mapping[TargetId, Member]:
         readings = {target: _reading(ids, counts) for target, ids in pool.backends.items()}
-        serving = self._reconciler.serving() & readings.keys()
-        after = judge(before, readings, serving, pool.rules, self._clock())
+        mine = serving & readings.keys()
+        after = judge(before, readings, mine, pool.rules, self._clock())
         for finding in after.findings:
             self._tell(finding)
         for target, one in after.members.items():

@@ -125,7 +125,8 @@ def judge(
     for key, reading in readings.items():
         members[key] = _forgiven(_read(members[key], reading, rules, now_s), rules, now_s)
     windows = {key: window(one) for key, one in members.items() if not one.ejected}
-    found = {key: _suspicion(key, windows, rules) for key in windows}
+    whole = _whole(windows.values(), rules)
+    found = {key: _suspicion(seen, whole, rules) for key, seen in windows.items()}
     held = {key for key, one in members.items() if one.suspected}
     findings += _suspect(members, found)
     if rules.eject:
@@ -144,11 +145,11 @@ def _returns(members: dict[Key, Member], now_s: float) -> Iterator[Finding[Key]]
 
 def _read(one: Member, reading: Reading, rules: Detect, now_s: float) -> Member:
     """Add a reading; totals that are smaller than before began anew, and so does the window."""
-    held = one.readings
-    if held and any(new < old for new, old in zip(reading, held[-1][1], strict=True)):
+    held, first = one.readings, 0
+    if held and min(new - old for new, old in zip(reading, held[-1][1], strict=True)) < 0:
         held = ()
-    first = max((n for n, (at_s, _) in enumerate(held) if at_s <= now_s - rules.interval_s),
-                default=0)  # fmt: skip
+    while first + 1 < len(held) and held[first + 1][0] <= now_s - rules.interval_s:
+        first += 1
     return replace(one, readings=(*held[first:], (now_s, reading)))
 
 
@@ -182,42 +183,66 @@ def _resets(seen: Window, rules: Detect) -> bool:
     return seen.resets >= rules.min_flows and seen.reset_share >= rules.failure_share
 
 
-def _suspicion(key: Key, windows: Mapping[Key, Window], rules: Detect) -> str:
+class _Whole(NamedTuple):
+    """What a pool's windows come to, ejected backends left out.
+
+    ``compared`` are those with enough traffic; the best shares are theirs.
+    """
+
+    members: int
+    begun: int
+    compared: int
+    best_failed: float
+    best_reset: float
+
+
+def _whole(windows: Collection[Window], rules: Detect) -> _Whole:
+    compared = [one for one in windows if one.begun >= rules.min_flows]
+    return _Whole(
+        len(windows),
+        sum(one.begun for one in windows),
+        len(compared),
+        min((one.failed_share for one in compared), default=0.0),
+        min((one.reset_share for one in compared), default=0.0),
+    )
+
+
+def _suspicion(seen: Window, whole: _Whole, rules: Detect) -> str:
     """Say why a backend is suspicious; empty where it is not, or its traffic proves nothing."""
-    seen = windows[key]
-    others = [one for other, one in windows.items() if other != key]
-    if _fails(seen, rules) and not _is_flood(seen, others, rules):
+    if _fails(seen, rules) and not _is_flood(seen, whole, rules):
         return (f"{seen.unanswered} of {seen.begun} handshakes unanswered "
                 f"in {seen.length_s:.0f} s")  # fmt: skip
-    best = min((one.reset_share for one in _comparable(others, rules)), default=0.0)
-    if _resets(seen, rules) and best < rules.failure_share / 2:
+    alike = _others(seen, whole, rules) > 0 and whole.best_reset >= rules.failure_share / 2
+    if _resets(seen, rules) and not alike:
         return f"{seen.resets} resets in {seen.length_s:.0f} s"
     return ""
 
 
-def _comparable(others: Collection[Window], rules: Detect) -> list[Window]:
-    return [one for one in others if one.begun >= rules.min_flows]
+def _others(seen: Window, whole: _Whole, rules: Detect) -> int:
+    """Return how many other backends this one can be compared with."""
+    return whole.compared - (seen.begun >= rules.min_flows)
 
 
-def _is_flood(seen: Window, others: Collection[Window], rules: Detect) -> bool:
+def _is_flood(seen: Window, whole: _Whole, rules: Detect) -> bool:
     """Say whether unanswered handshakes may be the doing of clients.
 
-    They are if even the best of the others leaves many unanswered: a flood rises on all alike. They
-    may be if there is nobody to compare with, or this backend gets far more than its share, and
-    hardly any SYN is repeated.
+    They are if even the best of the others leaves many unanswered: a flood rises on all alike. (If
+    this one is the best of all, so do the others.) They may be if there is nobody to compare with,
+    or this backend gets far more than its share, and hardly any SYN is repeated.
     """
-    compared = _comparable(others, rules)
-    if min((one.failed_share for one in compared), default=0.0) >= rules.failure_share / 2:
+    others = _others(seen, whole, rules)
+    if others and whole.best_failed >= rules.failure_share / 2:
         return True
-    mean = sum(one.begun for one in others) / max(len(others), 1)
-    alone = not compared or seen.begun > _SKEWED * mean
+    mean = (whole.begun - seen.begun) / max(whole.members - 1, 1)
+    alone = not others or seen.begun > _SKEWED * mean
     return alone and seen.repeated < _REPEATED_SHARE * seen.unanswered
 
 
 def _suspect(members: dict[Key, Member], found: Mapping[Key, str]) -> Iterator[Finding[Key]]:
     for key, why in found.items():
         before = members[key].suspected
-        members[key] = replace(members[key], suspected=why)
+        if why != before:
+            members[key] = replace(members[key], suspected=why)
         if why and not before:
             yield Finding(key, Change.SUSPECTED, why)
         elif before and not why:

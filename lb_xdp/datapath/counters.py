@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 
@@ -67,10 +68,10 @@ def watch_counts(watched: BpfMap, indices: Mapping[BackendId, int]) -> dict[Back
         return {}
     keys, values = watched.read_all(limit=len(indices) + _SLACK)
     fields = layout().structs["lb_watch_count"].names or ()
-    found = {}
-    for at, row in zip(keys.tolist(), values, strict=True):
-        totals = {name: row[name].sum(axis=0).tolist() for name in fields}
-        found[at] = WatchCount(**totals | {"durations": tuple(totals["durations"])})
+    # Over all backends at once: there may be thousands, and the watcher asks each second.
+    *sums, durations = (values[name].sum(axis=1).tolist() for name in fields)
+    each = zip(*sums, map(tuple, durations), strict=True)
+    found = dict(zip(keys.tolist(), starmap(WatchCount, each), strict=True))
     return {key: found[index] for key, index in indices.items() if index in found}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -109,7 +110,7 @@ class Gate:
         for _ in range(count):
             self.now_s += 1
             self.seconds += 1
-            self.watcher.look()
+            asyncio.run(self.watcher.look())
 
     def up(self) -> set[str]:
         records = self.reconciler.observed.records
