@@ -185,8 +185,8 @@ async def _ping(_request: web.Request) -> web.Response:
 async def _status(request: web.Request) -> web.Response:
     """Take the snapshot here, encode it in a thread: probes must not wait for 10,000 backends."""
     snapshot = request.app[CONTROLLER].snapshot()
-    text = await asyncio.to_thread(encode_snapshot, snapshot)
-    return web.json_response(text=text)
+    body = await asyncio.to_thread(encode_snapshot, snapshot)
+    return web.Response(body=body, content_type="application/json")
 
 
 async def _events(request: web.Request) -> web.Response:
