@@ -20,7 +20,7 @@ from lb_xdp.api.server import serve as serve_api
 from lb_xdp.chronicle import Chronicle
 from lb_xdp.collector import Collector
 from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
-from lb_xdp.core.change import needs_restart
+from lb_xdp.core.change import needs_restart, shared
 from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.health import ProbeResult
 from lb_xdp.core.model import Config, Via
@@ -478,6 +478,7 @@ class Daemon:
     async def _go_to(self, config: Config) -> str:
         """Try everything that can be refused, then change; whatever fails, go back."""
         before = self._config
+        config = shared(before, config)
         if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:
             raise HostError(f"{total:,} backends, at most {MAX_SERVICE_BACKENDS:,} are allowed")
         obstacle = needs_restart(before.gateway, config.gateway)
