@@ -396,7 +396,8 @@ class Daemon:
         """Probe the backends of these configurations, the last one's wishes winning."""
         self._probing = configs
         self._lead_probes()
-        self._prober.set_targets(self._reconciler.probed(*configs))
+        targets = self._reconciler.probed(*configs)
+        self._prober.set_targets(targets, known=self._reconciler.decided(targets))
 
     async def _carry_probes(self, *configs: Config) -> None:
         """Be ready for probes through the datapath. Raises HostError; then nothing has changed."""

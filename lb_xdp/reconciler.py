@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -354,6 +354,11 @@ class Reconciler:
         quiet = resting(whole, self.overrides)
         wanted = checks(whole).keys() - quiet
         return {t for t in wanted if self._health[t].health is Health.UNKNOWN}
+
+    def decided(self, wanted: Iterable[TargetId]) -> set[TargetId]:
+        """Return those of whose health something is known, from probes or from the kernel."""
+        unknown = Health.UNKNOWN
+        return {t for t in wanted if t in self._health and self._health[t].health is not unknown}
 
     def probed(self, *configs: Config) -> dict[TargetId, Target]:
         """Return what these configurations want to be probed, the last one's wishes winning."""
