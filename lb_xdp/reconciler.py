@@ -50,9 +50,10 @@ from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
+from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import ServiceStanding, Standing, at_start
+from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError
@@ -94,7 +95,7 @@ class Reconciler:
         self.rings = rings or Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
-        self._settling: dict[ServiceKey, tuple[RingImage, tuple[int, int]]] = {}
+        self._tallies = Tallies()
         self._arrived = False
         self._datapath = datapath
         self._build = build
@@ -402,9 +403,10 @@ class Reconciler:
             build=self._build,
             held=self.observed.records,
         )
+        plan = make_plan(self.observed, desired, self._now_ns())
         if self.rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
-        return make_plan(self.observed, desired, self._now_ns()), desired
+        return plan, desired
 
     def cycle(self) -> Plan | None:
         """Bring the datapath to the goal; returns the plan that was applied, None if all is well.
@@ -505,13 +507,8 @@ class Reconciler:
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
         """Return how many slots of each service are unsettled, and how many marked."""
-        counted = {}
-        for key, image in self.observed.rings.items():
-            held = self._settling.get(key)
-            known = held is not None and held[0] is image
-            counted[key] = held if held is not None and known else (image, state_counts(image))
-        self._settling = counted
-        return {key: counts for key, (_, counts) in counted.items()}
+        tallies = self._tallies.of(self.observed.rings)
+        return {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()}
 
     def marked(self) -> dict[ServiceKey, RingImage]:
         """Return the rings with marked slots; call it before flow records are read."""
@@ -553,22 +550,23 @@ class Reconciler:
 
         ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
         """
-        now_s = self._clock()
+        now_s, slots = self._clock(), self._tallies.of(self.observed.rings)
         views = {}
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
             health = self._state_of(target) or self._health[target]
+            index = self.observed.indices.get(identity, NO_BACKEND)
             left = self.lingering.get(identity)
             standing = standings.services[service.key].backends[backend.key]
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),
                 counts.get(identity),
-                self.rings.slots(service.key).get(backend.key, 0),
+                slots[service.key].held.get(index, 0) if service.key in slots else 0,
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
-                flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
+                flows.get(index, 0),
                 standing,
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),

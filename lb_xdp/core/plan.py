@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
-from lb_xdp.core.ring import EMPTY, Ring
+from lb_xdp.core.ring import Ring
 from lb_xdp.core.settle import (
     NO_BACKEND,
     Live,
@@ -237,10 +237,7 @@ def _same(before: RingImage, after: RingImage) -> bool:
 
 def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> Slots:
     """Return the index of each slot's backend, or NO_BACKEND."""
-    known = [indices[BackendId(service, key)] for key in ring.keys]
-    table = np.array([*known, NO_BACKEND], dtype=np.uint32)
-    owners = np.where(ring.owner == EMPTY, len(known), ring.owner)
-    return table[owners]
+    return ring.render((indices[BackendId(service, key)] for key in ring.keys), NO_BACKEND)
 
 
 def _moved(
