@@ -61,6 +61,7 @@ from lb_xdp.probes.dial import Dial, Direct
 from lb_xdp.probes.prober import Prober
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
+from lb_xdp.ring_book import RingBook
 from lb_xdp.store import Store
 from lb_xdp.turns import StoppedError, Turns
 from lb_xdp.via import Courier
@@ -159,7 +160,9 @@ class Daemon:
             await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
                 await self._start(stack)
+                await self._note_rings()
                 await self._turns.work(self._cycle)
+                await self._note_rings()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
 
@@ -173,7 +176,8 @@ class Daemon:
             flow_entries=gateway.flow_table.entries,
         )
         stack.callback(self._datapath.close)
-        observed = self._datapath.observe()
+        self._ring_book = RingBook(STATE_DIRECTORY / gateway.name)
+        observed = self._ring_book.completed(self._datapath.observe())
         store = Store(STATE_DIRECTORY / gateway.name)
         kept = store.load()
         self._reconciler = Reconciler(
@@ -235,6 +239,10 @@ class Daemon:
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
+
+    async def _note_rings(self) -> None:
+        """Let the daemon that starts next know what it need not build."""
+        await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""

@@ -438,7 +438,7 @@ class Reconciler:
         standings: Standings,
         touched: frozenset[ServiceKey] = frozenset(),
     ) -> None:
-        self.observed = replace(observed, applied=desired, recorded={})
+        self.observed = replace(observed, applied=desired, recorded={}, proven={})
         self._arrived = True
         self._memories = standings.memories
         self._wake_s = standings.wake_s

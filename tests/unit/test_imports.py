@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "watcher": CORE | {"reconciler", "witness"},
     "reporter": CORE | {"reconciler"},
     "native": CORE,
+    "ring_book": CORE,
     "journal": CORE,
     "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
@@ -45,6 +46,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
+    | {"ring_book"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client"},
     "cli.bench": CORE | {"datapath"},
