@@ -54,7 +54,7 @@ from lb_xdp.layers import Layers
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
-from lb_xdp.native import fastest_fill
+from lb_xdp.native import fastest_fill, give_memory_back
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.probes.dial import Dial, Direct
@@ -160,9 +160,9 @@ class Daemon:
             await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
                 await self._start(stack)
-                await self._note_rings()
+                self._tidying = asyncio.create_task(self._tidy())
                 await self._turns.work(self._cycle)
-                await self._note_rings()
+                await self._tidy()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
 
@@ -240,9 +240,10 @@ class Daemon:
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
 
-    async def _note_rings(self) -> None:
-        """Let the daemon that starts next know what it need not build."""
+    async def _tidy(self) -> None:
+        """Let the daemon that starts next know what it need not build; hold no memory for it."""
         await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
+        await asyncio.to_thread(give_memory_back)
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
@@ -291,11 +292,11 @@ class Daemon:
         if len(self._probing) == 1:  # a reload that is under way has its generation ready
             self._reconciler.let_go()
         try:
-            plan, _ = self._reconciler.plan()
-            if plan.build:  # which may take the compiler a second: probes must not wait for it
-                await asyncio.to_thread(self._datapath.prepare, plan)
+            if not self._reconciler.cycle_in_place():
+                plan, _ = self._reconciler.plan()  # which may take the compiler a second:
+                await asyncio.to_thread(self._datapath.prepare, plan)  # probes must not wait
                 self._look()
-            self._reconciler.cycle()
+                self._reconciler.cycle()
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)
@@ -461,6 +462,7 @@ class Daemon:
         self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", self._path, summary)
         self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
+        self._tidying = asyncio.create_task(self._tidy())
         return summary
 
     # Names.

@@ -17,6 +17,7 @@ from typing import Protocol
 from lb_xdp.core.damping import STEADY, FlapState, dampings, on_change
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.goals import Goals
 from lb_xdp.core.health import (
     NO_ADVICE,
     Advice,
@@ -95,6 +96,7 @@ class Reconciler:
         self.rings = rings or Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
+        self._goals = Goals()
         self._tallies = Tallies()
         self._arrived = False
         self._datapath = datapath
@@ -395,13 +397,19 @@ class Reconciler:
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         started_s, builds = self._clock(), self.rings.builds
-        desired = desire(
-            standings.config,
+        held = self.observed.records
+        desired = self._goals.of(
+            standings,
             self.topology,
-            standings.live,
-            self.rings.ring_of,
-            build=self._build,
-            held=self.observed.records,
+            held,
+            lambda: desire(
+                standings.config,
+                self.topology,
+                standings.live,
+                self.rings.ring_of,
+                build=self._build,
+                held=held,
+            ),
         )
         plan = make_plan(self.observed, desired, self._now_ns())
         if self.rings.builds > builds:
@@ -416,7 +424,21 @@ class Reconciler:
         started_s = self._clock()
         self._release()
         standings = self._stand(self._goal[0])
+        return self._go(standings, *self._plan(standings), started_s)
+
+    def cycle_in_place(self) -> bool:
+        """Do what ``cycle`` does, unless that takes another generation; say whether it was done."""
+        started_s = self._clock()
+        self._release()
+        standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
+        if not plan.build:
+            self._go(standings, plan, desired, started_s)
+        return not plan.build
+
+    def _go(
+        self, standings: Standings, plan: Plan, desired: Desired, started_s: float
+    ) -> Plan | None:
         if plan.empty:
             self._arrive(self.observed, desired, standings)
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,11 @@ _NAME = "rings.json"
 
 
 class RingBook:
-    """Belongs to one gateway; ``write`` may run in any thread, one call after the other."""
+    """Belongs to one gateway; ``write`` may run in any thread."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _NAME
+        self._lock = threading.Lock()
         self._digests: dict[ServiceKey, tuple[RingImage, bytes | None]] = {}
 
     def completed(self, observed: Observed) -> Observed:
@@ -52,6 +54,10 @@ class RingBook:
 
     def write(self, observed: Observed) -> None:
         """Write down the rings of a goal that was reached."""
+        with self._lock:
+            self._write(observed)
+
+    def _write(self, observed: Observed) -> None:
         pages = {
             str(key): (proof.source.hex(), proof.slots.hex())
             for key, proof in self._proofs(observed).items()

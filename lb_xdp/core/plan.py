@@ -111,7 +111,7 @@ class Plan:
 
 def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     """Return the steps from ``observed`` to ``desired``; ``now_ns`` is CLOCK_MONOTONIC."""
-    build = observed.structure != desired.structure
+    build = observed.structure is not desired.structure and observed.structure != desired.structure
     indices = _indices(observed, desired.structure.backends)
     records = desired.records if build else _changed_records(observed, desired)
     rings = dict(_Images(observed, desired, indices, now_ns).changed(whole=build))
@@ -135,13 +135,15 @@ def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     )
 
 
-def _indices(observed: Observed, wanted: frozenset[BackendId]) -> dict[BackendId, int]:
+def _indices(observed: Observed, wanted: frozenset[BackendId]) -> Mapping[BackendId, int]:
     """Give every wanted backend an index: its own if it has one, else one that nobody held.
 
     New ones are above all that were held, as long as there are such: of several services that share
     a backend, the lowest index is then the oldest one's.
     """
     held = observed.indices
+    if observed.applied is not None and observed.applied.structure.backends is wanted:
+        return held
     if held.keys() == wanted:
         return dict(held)
     taken = {*held.values(), NO_BACKEND}
@@ -152,6 +154,8 @@ def _indices(observed: Observed, wanted: frozenset[BackendId]) -> dict[BackendId
 
 
 def _changed_records(observed: Observed, desired: Desired) -> dict[BackendId, BackendRecord]:
+    if observed.applied is desired:
+        return {}  # the goal that was reached last: nobody else writes records
     return {
         key: record
         for key, record in desired.records.items()

@@ -180,13 +180,13 @@ def draw(plan: Plan) -> Blueprint:
     return Blueprint(rings, table, table6, bits, code)
 
 
-def load_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
+def load_generation(
+    plan: Plan, persistent: Mapping[str, BpfMap], blueprint: Blueprint
+) -> Generation:
     """Create a generation's maps and load its programs. Raises DatapathError.
 
-    Its rings and records are empty: ``fill`` writes them. Blocks as long as the compiler and the
-    verifier take.
+    Its rings and records are empty: ``fill`` writes them. Blocks as long as the verifier takes.
     """
-    blueprint = draw(plan)
     with ExitStack() as undo:
         maps: dict[str, BpfMap] = {}
         for spec in generation_specs(len(blueprint.rings), blueprint.shape):
@@ -201,7 +201,7 @@ def load_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
 
 def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
     """Create, load and fill a generation; nothing runs it yet. Raises DatapathError."""
-    generation = load_generation(plan, persistent)
+    generation = load_generation(plan, persistent, draw(plan))
     try:
         generation.fill(plan)
         generation.allow(plan)
