@@ -195,6 +195,7 @@ class Daemon:
         self._names = self._present_names()
         self._collector = Collector(self._reconciler, self._datapath, self._turns.changed.set)
         self._reporter = Reporter(self._reconciler, self._datapath, self._collector, self._layers)
+        self._reporter.shares = self._chronicle.shares
         self._look()
 
     def _look(self) -> None:
