@@ -357,7 +357,7 @@ class Daemon:
 
     async def reload(self) -> str:
         """Load the file again; the Controller's part of the API."""
-        return await self._turns.in_turn(self._reload)
+        return await self._turns.in_turn(self._reload, complete=True)
 
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""

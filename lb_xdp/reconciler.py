@@ -442,13 +442,14 @@ class Reconciler:
         if plan.empty:
             self._arrive(self.observed, desired, standings)
             return None
+        held = self.observed.records
+        touched = frozenset(i.service for i, new in plan.records.items() if held.get(i) != new)
         try:
             observed = self._datapath.apply(plan, self.observed)
         except DatapathError:
             self._arrived = False
             self.observed = self._datapath.observe()
             raise
-        touched = frozenset(identity.service for identity in plan.records)
         self._arrive(observed, desired, standings, touched)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan

@@ -17,8 +17,7 @@ Action = Callable[[], Awaitable[object]]
 
 
 _BREATH_S = 0.001
-"""After a request: its answer goes out before the next look, which with 10,000 backends takes long.
-"""
+"""For an answer to go out before the next look, which with 10,000 backends takes long."""
 
 
 class StoppedError(LbError):
@@ -48,8 +47,13 @@ class Turns:
         self._requests.append(action)
         self.changed.set()
 
-    async def in_turn(self, action: Callable[[], Awaitable[Result]]) -> Result:
-        """Have something done in its turn, and return what it returns. Raises its LbError."""
+    async def in_turn(
+        self, action: Callable[[], Awaitable[Result]], *, complete: bool = False
+    ) -> Result:
+        """Have something done in its turn, and return what it returns. Raises its LbError.
+
+        It returns after the look that follows, unless the action is ``complete`` by itself.
+        """
         outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         async def carry_out() -> None:
@@ -61,6 +65,8 @@ class Turns:
             else:
                 if not outcome.done():
                     outcome.set_result(result)
+                if complete:
+                    await asyncio.sleep(_BREATH_S)
 
         self.ask(carry_out)
         return await outcome
@@ -72,7 +78,6 @@ class Turns:
             self.changed.clear()
             while self._requests and not self.stopping:
                 await self._requests.pop(0)()
-                await asyncio.sleep(_BREATH_S)
             if not self.stopping:
                 await look()
 
