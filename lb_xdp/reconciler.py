@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.damping import STEADY, FlapState, dampings, on_change
+from lb_xdp.core.damping import Holds
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.goals import Goals
@@ -107,8 +107,7 @@ class Reconciler:
         self._witness = Witness(record)
         self._judge = Judge()
         self._health: dict[TargetId, HealthState] = {}
-        self._flaps: dict[TargetId, FlapState] = {}
-        self._held: set[TargetId] = set()
+        self._holds = Holds()
         self._probe_s: dict[TargetId, float] = {}
         self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
@@ -158,8 +157,7 @@ class Reconciler:
         self._members = members(self.whole)
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
-        self._dampings = dampings(self.whole)
-        self._flaps = {t: flaps for t, flaps in self._flaps.items() if t in self._dampings}
+        self._holds.adopt(self.whole)
 
     def _lingering_after(self, config: Config) -> Held:
         return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
@@ -308,39 +306,20 @@ class Reconciler:
         )
         return frozenset(t for t, record in found if record and record.up and not record.no_new)
 
-    # Flap damping.
-
     def _note_change(self, target: TargetId) -> None:
         """Count a change of health; one too many holds the backend down."""
-        damping = self._dampings.get(target)
-        if damping is None:
-            return
-        now_s, before = self._clock(), self._flaps.get(target, STEADY)
-        self._flaps[target] = after = on_change(before, damping, now_s)
-        if after.held_until_s == before.held_until_s:
-            return
-        cause = (
-            f"{damping.changes} changes of health within {damping.within_s:g} s, held down for "
-            f"{after.held_until_s - now_s:g} s"
-        )
-        self._held.add(target)
-        for names in self.members(target):
+        cause = self._holds.note_change(target, self._clock())
+        for names in self.members(target) if cause else ():
             self._record(Event(EventKind.FLAPPING, self._timestamp(), *names, cause=cause))
-
-    def _release(self) -> None:
-        """Forget holds that are over."""
-        now_s = self._clock()
-        self._held = {t for t in self._held if self._flaps.get(t, STEADY).held(now_s)}
 
     def _state_of(self, target: TargetId) -> HealthState | None:
         """Return a target's health as it counts: down while it is ejected, or held down."""
         state = self._ejected.get(target) or self._health.get(target)
-        if state is None or target not in self._held or not is_live(state.health):
+        if state is None or not is_live(state.health):
             return state
-        flaps = self._flaps.get(target, STEADY)
-        if not flaps.held(self._clock()):
+        left_s = self._holds.left_s(target, self._clock())
+        if not left_s:
             return state
-        left_s = flaps.held_until_s - self._clock()
         detail = f"flapping, held down for another {left_s:.0f} s; {state.detail}"
         return replace(state, health=Health.DOWN, detail=detail)
 
@@ -422,14 +401,14 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        self._release()
+        self._holds.release(self._clock())
         standings = self._stand(self._goal[0])
         return self._go(standings, *self._plan(standings), started_s)
 
     def cycle_in_place(self) -> bool:
         """Do what ``cycle`` does, unless that takes another generation; say whether it was done."""
         started_s = self._clock()
-        self._release()
+        self._holds.release(self._clock())
         standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
         if not plan.build:
@@ -523,9 +502,7 @@ class Reconciler:
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
         ends_ns.append(round((self._wake_s or 0) * 1e9))
-        ends_ns += [
-            round(self._flaps[t].held_until_s * 1e9) for t in self._held if t in self._flaps
-        ]
+        ends_ns += [round(end_s * 1e9) for end_s in self._holds.ends_s()]
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
