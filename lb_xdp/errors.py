@@ -13,6 +13,9 @@
      ├─ UnknownNameError            exit 1   no service, backend or override has that name
      ├─ UnfitOverrideError          exit 1   an override asks for what cannot be
      ├─ StoreError                  exit 1   what must survive a restart cannot be written
+     ├─ StaleError                  exit 1   the gateway has changed since the caller looked
+     ├─ NotNowError                 exit 1   as things stand it cannot be done
+     │   └─ TooMuchMovedError       more slots would move than was allowed
      └─ DatapathError               exit 1   anything about BPF
          ├─ CompileError            the C did not compile; carries file and line
          ├─ VerifierError           the kernel refused the program; carries the whole log
@@ -112,6 +115,18 @@ class UnfitOverrideError(LbError):
 
 class StoreError(LbError):
     """What must survive a restart cannot be written to disk; nothing was changed."""
+
+
+class StaleError(LbError):
+    """The gateway has changed since the caller looked (RFC 9110, 13.1.1); nothing was changed."""
+
+
+class NotNowError(LbError):
+    """As things stand it cannot be done; nothing was changed."""
+
+
+class TooMuchMovedError(NotNowError):
+    """More slots would move than was allowed; nothing was changed."""
 
 
 class DatapathError(LbError):

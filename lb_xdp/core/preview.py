@@ -1,17 +1,17 @@
 """What another configuration would change: the value behind ``lb-xdp plan``, and its arithmetic.
 
-It compares the rings that the kernel has with those that would be, slot by slot, and counts the
-flows that this touches. It refuses to say what differs in the file (``config.difference``) and to
-read anything. numpy is allowed here: rings and flow tables are arrays.
+It reads a ``Plan``, the very one that a reload would carry out, and counts the flows that it
+touches. It refuses to say what differs in the file (``config.difference``) and to read anything.
+numpy is allowed here: rings and flow tables are arrays.
 
 A flow on a slot that moves stays with its backend: it is recorded from then on (``settle``). It is
-broken only where nobody can carry it any more: its service goes or changes its mode, its backend
-goes at once, or the service keeps no record of any flow.
+broken only where nobody can carry it any more: its service goes or changes what it writes into
+packets, its backend goes at once, or no flow of the service is ever recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -19,13 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lb_xdp.core.collect import placed
-from lb_xdp.core.desired import BackendId, Traits
+from lb_xdp.core.collect import CLOSED, placed
+from lb_xdp.core.desired import Traits, traits
 from lb_xdp.core.flow_list import FlowRecords
-from lb_xdp.core.model import BackendKey, Config, Protocol, Service, ServiceKey
-from lb_xdp.core.plan import INDICES, Observed
-from lb_xdp.core.ring import EMPTY, Ring
-from lb_xdp.core.settle import NO_BACKEND, current_of
+from lb_xdp.core.model import Config, Protocol, Service, ServiceKey
+from lb_xdp.core.plan import INDICES, Observed, Plan
+from lb_xdp.core.settle import NO_BACKEND, UNSETTLED, current_of, former_of, state_of
 
 Mask = npt.NDArray[np.bool_]
 
@@ -110,9 +109,11 @@ class ServicePreview:
 class Preview:
     """What a configuration would change. ``services`` are those that are not as before.
 
-    ``generation``: another program is built and put in place. ``restart``: a sentence about a
-    setting that a reload refuses, None where all can be reloaded. ``assumed_up`` are backends that
-    no probe has decided about yet (``SERVICE/BACKEND``); the numbers count them as up.
+    ``refused`` says why a reload would be refused as things stand, None where it would be taken;
+    ``restart`` is that sentence where it is about a setting that only a restart changes. Of what is
+    refused no slots and flows are known: they are 0, the basis is unknown. ``generation``: another
+    program is built and put in place; it was compiled and tried for this answer. ``undecided`` are
+    backends (``SERVICE/BACKEND``) that no probe has decided about in time: they get nothing yet.
     ``moved_share_max`` is that of the service that moves most; a service that goes counts as 1.
     """
 
@@ -125,7 +126,9 @@ class Preview:
     restart: str | None
     moved_slots: int
     moved_share_max: float
-    assumed_up: tuple[str, ...]
+    undecided: tuple[str, ...]
+    refused: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -141,106 +144,235 @@ class Begun:
     flows: Mapping[ServiceKey, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """A service's slots: which would move, and on which the present backend would be gone.
-
-    ``leaving`` are the indices of backends that would be gone, by index.
-    """
-
-    moved: Mask
-    gone: Mask
-    leaving: Mask
-
-
 class Held(NamedTuple):
-    """The recorded flows of a service: the slot that each falls on, and its backend's index."""
+    """A service's recorded flows that have not ended: their slots, and their backends' indices."""
 
     slots: npt.NDArray[np.int64]
     backends: npt.NDArray[np.uint32]
 
 
-def compare(
-    service: Service, ring: Ring, observed: Observed, staying: Collection[BackendKey]
-) -> Slots:
-    """Return what becomes of the slots of a service whose ring would be ``ring``.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of live flows. ``begun`` is None while the daemon has not counted for long."""
 
-    ``staying`` are the backends that would still be known. A service that the kernel has not got
-    yet has no slots.
+    held: Mapping[ServiceKey, Held]
+    begun: Begun | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """A service's slots: which would move, and on which the unrecorded flows' backend would be gone.
+
+    ``leaving`` are the indices of backends that would be gone, by index. ``same`` is the chance
+    that a flow which is hashed anew meets its backend again, 1 where none is.
     """
-    image = observed.rings.get(service.key)
-    if image is None or len(image.slots) != len(ring.owner):
-        return Slots(np.zeros(0, bool), np.zeros(0, bool), np.zeros(INDICES, bool))
-    indices = observed.indices
-    new = {key: INDICES + n for n, key in enumerate(ring.keys)}  # of no index that is held
-    known = [indices.get(BackendId(service.key, key), new[key]) for key in ring.keys]
-    table = np.array([*known, NO_BACKEND], np.uint32)
-    wanted = table[np.where(ring.owner == EMPTY, len(known), ring.owner)]
-    current = current_of(image.slots)
-    leaving = np.ones(INDICES, bool)
-    leaving[[indices[i] for k in staying if (i := BackendId(service.key, k)) in indices]] = False
-    leaving[NO_BACKEND] = False
-    return Slots(current != wanted, leaving[current], leaving)
+
+    moved: Mask
+    gone: Mask
+    leaving: Mask
+    same: float = 1.0
 
 
-def whole(observed: Observed, service: ServiceKey) -> Slots:
-    """Return the slots of a service of which every flow is broken."""
-    image = observed.rings.get(service)
-    every = np.ones(len(image.slots) if image else 0, bool)
-    return Slots(every, every, np.ones(INDICES, bool))
-
-
-def touched(service: Service, slots: Slots, held: Held, begun: Begun | None) -> FlowsTouched:
-    """Return which flows of a service, as it is now, a change of its slots touches."""
-    if not (slots.moved.any() or slots.gone.any()):
-        return FlowsTouched(0, 0, Basis.RECORDED, "no slot moves")
-    if service.tracked:
-        known = held.backends < INDICES
-        broken = slots.leaving[np.where(known, held.backends, NO_BACKEND)]
-        moved = slots.moved[held.slots] & ~broken
-        how = f"every flow is recorded: {len(held.slots)} now"
-        return FlowsTouched(int(moved.sum()), int(broken.sum()), Basis.RECORDED, how)
-    if service.protocol is not Protocol.TCP:
-        how = "udp flows of this service are neither recorded nor counted"
-        return FlowsTouched(0, 0, Basis.UNKNOWN, how)
-    if begun is None:
-        return FlowsTouched(0, 0, Basis.UNKNOWN, "the daemon has not counted for long enough")
-    return _estimated(service, slots, begun)
-
-
-def _estimated(service: Service, slots: Slots, begun: Begun) -> FlowsTouched:
-    """Guess by the share of slots: hashing spreads flows evenly over them."""
-    recent = begun.flows.get(service.key, 0)
-    broken = slots.gone if service.session.flows else slots.moved | slots.gone
-    moved = slots.moved & ~broken
-    return FlowsTouched(
-        round(float(moved.mean()) * recent),
-        round(float(broken.mean()) * recent),
-        Basis.ESTIMATED,
-        f"share of slots x {recent} flows that began in the last {begun.window_s:.0f} s",
-    )
-
-
-def held_flows(
+def live_flows(
     records: FlowRecords, services: Mapping[ServiceKey, Traits]
 ) -> dict[ServiceKey, Held]:
     """Return the recorded flows by service; ``services`` must be all there are."""
-    owner, slot = placed(records.keys, services)
-    backends = records.values["backend"]
+    going_on = records.values["state"] & np.uint64(CLOSED) == 0
+    owner, slot = placed(records.keys[going_on], services)
+    backends = records.values["backend"][going_on]
     return {
         key: Held(slot[owner == number], backends[owner == number])
         for number, key in enumerate(services)
     }
 
 
-def largest_share(
-    moved: Mapping[ServiceKey, int], slots: int, before: Config, after: Config
-) -> float:
+def service_previews(
+    before: Config,
+    after: Config,
+    differences: Mapping[ServiceKey, ServiceDifference],
+    change: tuple[Observed, Plan] | None,
+    evidence: Evidence,
+) -> tuple[ServicePreview, ...]:
+    """Return the services that would not be as before, in the new file's order; those that go last.
+
+    ``change`` is what the kernel holds and the plan from there, None where there can be no plan.
+    """
+    former = {service.key: service for service in before.services}
+    left = {service.key for service in after.services}
+    moved = change[1].moved if change else {}
+    changed = [
+        _preview(former.get(new.key), new, differences.get(new.key), change, evidence)
+        for new in after.services
+        if new.key not in former or new.key in differences or moved.get(new.key)
+    ]
+    gone = [
+        _preview(old, None, None, change, evidence) for old in before.services if old.key not in left
+    ]
+    return (*changed, *gone)
+
+
+def _preview(
+    before: Service | None,
+    after: Service | None,
+    difference: ServiceDifference | None,
+    change: tuple[Observed, Plan] | None,
+    evidence: Evidence,
+) -> ServicePreview:
+    service = after or before
+    if service is None:
+        raise ValueError("a preview of no service")
+    moved, slots = _moved(service, after, change)
+    names = tuple(str(backend.name) for backend in service.pool.backends)
+    differs = difference or ServiceDifference(
+        added=() if before else names, removed=() if after else names
+    )
+    return ServicePreview(
+        str(service.name),
+        str(service.key),
+        _kind(before, after),
+        differs.added,
+        differs.removed,
+        differs.weights,
+        differs.settings,
+        slots,
+        moved,
+        moved / slots if slots else 0.0,
+        _flows(before, after, change, evidence),
+    )
+
+
+def _kind(before: Service | None, after: Service | None) -> ServiceChange:
+    if before is None:
+        return ServiceChange.ADDED
+    return ServiceChange.CHANGED if after else ServiceChange.REMOVED
+
+
+def _moved(
+    service: Service, after: Service | None, change: tuple[Observed, Plan] | None
+) -> tuple[int, int]:
+    """Return how many slots move, and how many there are; of a service that goes, all do."""
+    if change is None:
+        return 0, 0
+    observed, plan = change
+    image = observed.rings.get(service.key) or plan.rings.get(service.key)
+    slots = len(image.slots) if image else 0
+    return plan.moved.get(service.key, 0) if after else slots, slots
+
+
+def _flows(
+    before: Service | None,
+    after: Service | None,
+    change: tuple[Observed, Plan] | None,
+    evidence: Evidence,
+) -> FlowsTouched:
+    if before is None:
+        return FlowsTouched(0, 0, Basis.RECORDED, "a new service has no flows yet")
+    if change is None:
+        return FlowsTouched(0, 0, Basis.UNKNOWN, "a reload would be refused")
+    slots = _slots(before, after, *change)
+    if slots.same == 1.0 and not (slots.moved.any() or slots.gone.any() or slots.leaving.any()):
+        return FlowsTouched(0, 0, Basis.RECORDED, "no slot moves")
+    if before.tracked:
+        return _counted(slots, evidence.held.get(before.key))
+    if before.protocol is not Protocol.TCP:
+        how = "udp flows of this service are neither recorded nor counted"
+        return FlowsTouched(0, 0, Basis.UNKNOWN, how)
+    if evidence.begun is None:
+        return FlowsTouched(0, 0, Basis.UNKNOWN, "the daemon has not counted flows for long enough")
+    return _estimated(before, after, slots, evidence.begun)
+
+
+def _slots(before: Service, after: Service | None, observed: Observed, plan: Plan) -> _Slots:
+    """Return what becomes of the slots of a service. Unknown to the kernel, it has none."""
+    image = observed.rings.get(before.key)
+    leaving = np.zeros(INDICES, bool)
+    if image is None:
+        return _Slots(np.zeros(0, bool), np.zeros(0, bool), leaving)
+    every = np.ones(len(image.slots), bool)
+    if after is None or _breaks(before, after):
+        return _Slots(every, every, ~leaving)
+    gone = [
+        index
+        for identity, index in observed.indices.items()
+        if identity.service == before.key and identity not in plan.indices
+    ]
+    leaving[gone] = True
+    current = current_of(image.slots)
+    unsettled = state_of(image.slots) == UNSETTLED
+    unrecorded = np.where(unsettled, former_of(image.slots), current)
+    new = plan.rings.get(before.key)
+    if new is None or len(new.slots) != len(image.slots):
+        return _Slots(~every, leaving[unrecorded], leaving)
+    wanted = current_of(new.slots)
+    anew = traits(before).by_source != traits(after).by_source
+    return _Slots(
+        current != wanted, leaving[unrecorded], leaving, _same(current, wanted) if anew else 1.0
+    )
+
+
+def _breaks(before: Service, after: Service) -> bool:
+    """Say whether backends see the packets of one flow otherwise than before.
+
+    dsr and the tunnels hand them the client's packet as it is; translations differ from that and
+    from each other.
+    """
+    return before.mode is not after.mode and (before.mode.translates or after.mode.translates)
+
+
+def _same(before: npt.NDArray[np.uint32], after: npt.NDArray[np.uint32]) -> float:
+    """Return the chance that two slots, one of each ring, have the same backend."""
+    shares = (np.bincount(indices, minlength=INDICES) / len(indices) for indices in (before, after))
+    first, second = shares
+    return float(first @ second)
+
+
+def _counted(slots: _Slots, held: Held | None) -> FlowsTouched:
+    if held is None or not len(held.slots):
+        return FlowsTouched(0, 0, Basis.RECORDED, "every flow is recorded: none now")
+    known = held.backends < INDICES
+    broken = slots.leaving[np.where(known, held.backends, NO_BACKEND)]
+    moved = slots.moved[held.slots] & ~broken
+    how = f"every flow is recorded: {len(held.slots)} now"
+    return FlowsTouched(int(moved.sum()), int(broken.sum()), Basis.RECORDED, how)
+
+
+def _estimated(
+    before: Service, after: Service | None, slots: _Slots, begun: Begun
+) -> FlowsTouched:
+    """Guess by the share of slots: hashing spreads flows evenly over them."""
+    recent = begun.flows.get(before.key, 0)
+    kept = after is not None and after.session.flows and before.session.flows
+    gone = slots.gone if kept else slots.moved | slots.gone
+    broken = max(_share(gone), 1.0 - slots.same)
+    moved = min(_share(slots.moved & ~gone), 1.0 - broken)
+    return FlowsTouched(
+        round(moved * recent),
+        round(broken * recent),
+        Basis.ESTIMATED,
+        f"share of slots x {recent} flows that began in the last {begun.window_s:.0f} s",
+    )
+
+
+def _share(chosen: Mask) -> float:
+    return float(chosen.mean()) if len(chosen) else 0.0
+
+
+def largest_share(before: Config, after: Config, plan: Plan) -> float:
     """Return the share of slots that moves in the service that moves most, 0 to 1.
 
-    ``moved`` are the slots that move by service. A service that goes counts as all of its slots.
+    A service that goes counts as all of its slots.
     """
     left = {service.key for service in after.services}
     if any(service.key not in left for service in before.services):
         return 1.0
-    return max(moved.values(), default=0) / slots
+    return max((share for _, share in moved_shares(after, plan)), default=0.0)
+
+
+def moved_shares(after: Config, plan: Plan) -> list[tuple[Service, float]]:
+    """Return the services of which slots move with the share of these, 0 to 1, the largest first."""
+    shares = [
+        (service, moved / len(plan.rings[service.key].slots))
+        for service in after.services
+        if (moved := plan.moved.get(service.key, 0))
+    ]
+    return sorted(shares, key=lambda each: -each[1])
