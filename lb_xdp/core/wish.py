@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from lb_xdp.core.model import Config
+from lb_xdp.core.model import Config, ServiceKey
 from lb_xdp.core.override import Overrides
 from lb_xdp.errors import StaleError
 
@@ -76,7 +76,7 @@ def refuse_stale(match: Match, present: str) -> None:
 
 
 def moved_by_name(
-    config: Config, moved: Mapping[object, int], slots: int
+    config: Config, moved: Mapping[ServiceKey, int], slots: int
 ) -> tuple[ServiceMoved, ...]:
     """Return the services of which slots have moved, in the file's order."""
     return tuple(
