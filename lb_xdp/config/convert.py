@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from lb_xdp.config import schema
 from lb_xdp.core.model import (
     ANY_PORT,
+    ApiListener,
     Backend,
     BackendKey,
     BackendName,
@@ -54,7 +55,15 @@ def _gateway(gateway: schema.Gateway) -> Gateway:
         tunnel_sources=TunnelSources(gateway.tunnel_sources.ipv4, gateway.tunnel_sources.ipv6),
         gue_port=gateway.gue_port,
         flow_table=_flow_table(gateway.flow_table),
+        api_group=gateway.api.group,
+        api_listener=_api_listener(gateway.api),
     )
+
+
+def _api_listener(api: schema.Api) -> ApiListener | None:
+    if api.listen is None or api.tokens is None:  # the checks refuse the one without the other
+        return None
+    return ApiListener(api.listen, api.tokens, api.certificate, api.key)
 
 
 def _flow_table(table: schema.FlowTable) -> FlowTable:

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lb_xdp.config.convert import INLINE_POOL
-from lb_xdp.config.durations import format_duration
+from lb_xdp.core.durations import format_duration
 from lb_xdp.core.model import (
     ANY_PORT,
     Backend,
@@ -56,7 +56,7 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         "name": gateway.name,
         "interfaces": list(gateway.interfaces),
         "xdp_mode": str(gateway.xdp_mode),
-        "api": {"socket": gateway.api_socket},
+        "api": _api(gateway),
         "metrics": {"listen": _listen(gateway.metrics_listen)},
         "snat_addresses": [str(address) for address in gateway.snat_addresses],
         "tunnel_sources": {
@@ -65,6 +65,21 @@ def _gateway(gateway: Gateway) -> dict[str, Any]:
         },
         "gue_port": gateway.gue_port,
         "flow_table": _flow_table(gateway.flow_table),
+    }
+
+
+def _api(gateway: Gateway) -> dict[str, Any]:
+    remote = gateway.api_listener
+    optional = {
+        "group": gateway.api_group,
+        "certificate": remote and remote.certificate,
+        "key": remote and remote.key,
+        "tokens": remote and remote.tokens,
+    }
+    return {
+        "socket": gateway.api_socket,
+        "listen": _listen(remote.listen if remote else None),
+        **{key: value for key, value in optional.items() if value is not None},
     }
 
 

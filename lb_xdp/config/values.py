@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from lb_xdp.config.durations import DURATION_PATTERN, format_duration, parse_duration_s
 from lb_xdp.config.wording import did_you_mean, not_allowed, not_available, one_of, show
+from lb_xdp.core.durations import DURATION_PATTERN, format_duration, parse_duration_s
 from lb_xdp.core.model import Listen, StatusRange
 
 MAX_PORT = 0xFFFF

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from lb_xdp.config import effective, json_schema, parse_config
-from lb_xdp.config.durations import format_duration, parse_duration_s
 from lb_xdp.config.reference import EXAMPLE, render
+from lb_xdp.core.durations import format_duration, parse_duration_s
 from lb_xdp.core.model import Affinity, Algorithm, Config
 from lb_xdp.errors import InvalidConfigError
 
@@ -123,7 +123,18 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "name": names,
         "xdp_mode": st.sampled_from(["auto", "native", "generic"]),
-        "api": st.just({"socket": "/tmp/a  b"}),
+        "api": st.sampled_from(
+            [
+                {"socket": "/tmp/a  b"},
+                {"group": "netops", "listen": "127.0.0.1:8443", "tokens": "/etc/lb-xdp/tokens"},
+                {
+                    "listen": "[::]:8443",
+                    "tokens": "/etc/tokens",
+                    "certificate": "/etc/cert.pem",
+                    "key": "/etc/key.pem",
+                },
+            ]
+        ),
         "metrics": st.sampled_from(["none", {"listen": "[::1]:80"}, {"listen": "0.0.0.0:1"}]),
     }
     gateway = draw(st.fixed_dictionaries({}, optional=gateway_keys))

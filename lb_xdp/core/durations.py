@@ -1,6 +1,6 @@
 """Durations as people write them (``500ms``, ``2s``, ``15min``, ``3h``) and as seconds.
 
-It refuses to judge which durations make sense where: that is for the rules in ``values``.
+It refuses to judge which durations make sense where: that is for whoever reads one.
 """
 
 from __future__ import annotations
