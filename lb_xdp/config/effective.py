@@ -34,7 +34,7 @@ def effective(config: Config) -> str:
         for service in config.services
         if not _inline(service)
     }
-    document: dict[str, Any] = {"gateway": _gateway(config.gateway)}
+    document: dict[str, Any] = {"gateway": gateway_document(config.gateway)}
     if shared:
         document["pools"] = [{"name": name, **pool} for name, pool in shared.items()]
     document["services"] = [_service(service) for service in config.services]
@@ -51,7 +51,8 @@ def _inline(service: Service) -> bool:
     return service.pool.name.startswith(INLINE_POOL)
 
 
-def _gateway(gateway: Gateway) -> dict[str, Any]:
+def gateway_document(gateway: Gateway) -> dict[str, Any]:
+    """Return the mapping ``gateway`` of the file."""
     return {
         "name": gateway.name,
         "interfaces": list(gateway.interfaces),
@@ -117,6 +118,11 @@ def _service(service: Service) -> dict[str, Any]:
         "no_backend": str(service.no_backend),
         **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
     }
+
+
+def service_document(service: Service) -> dict[str, Any]:
+    """Return a service of the file with all that its pool says, wherever that stands."""
+    return {**_service(service), **_pool(service.pool)}
 
 
 def _pool(pool: Pool) -> dict[str, Any]:

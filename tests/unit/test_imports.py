@@ -58,6 +58,8 @@ CORE_LIBRARIES: Mapping[str, set[str]] = {
     "core.settle": {"numpy"},  # the same, slot by slot
     "core.collect": {"numpy"},  # hundreds of thousands of flow records at a time
     "core.flow_hash": {"numpy"},  # the same
+    "core.flow_list": {"numpy"},  # the same
+    "core.preview": {"numpy"},  # whole rings, and the flows on their slots
 }
 
 
