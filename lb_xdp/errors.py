@@ -9,6 +9,12 @@
      │   ├─ PrivilegeError
      │   └─ InterfaceError
      ├─ NetlinkError                exit 1   the kernel refused a route, neighbour or link query
+     ├─ RequestError                exit 1   a request of the API does not say what is wanted
+     │   └─ DeniedError             from somebody who may not do that
+     ├─ UnknownNameError            exit 1   no service, backend or override has that name
+     ├─ StaleError                  exit 1   the gateway has changed since the caller looked
+     ├─ NotNowError                 exit 1   as things stand it cannot be done
+     │   └─ TooMuchMovedError       more slots would move than was allowed
      └─ DatapathError               exit 1   anything about BPF
          ├─ CompileError            the C did not compile; carries file and line
          ├─ VerifierError           the kernel refused the program; carries the whole log
@@ -92,6 +98,39 @@ class InterfaceError(HostError):
 
 class NetlinkError(LbError):
     """The kernel refused or did not answer a netlink request."""
+
+
+class RequestError(LbError):
+    """A request of the API does not say what is wanted. ``place`` is where: ``body.weight``."""
+
+    def __init__(self, message: str, *, place: str = "", malformed: bool = False) -> None:
+        self.place = place
+        self.malformed = malformed
+        super().__init__(message)
+
+
+class DeniedError(RequestError):
+    """Whoever asks is not known, or may not do that. ``known`` tells one from the other."""
+
+    def __init__(self, message: str, *, known: bool) -> None:
+        self.known = known
+        super().__init__(message)
+
+
+class UnknownNameError(LbError):
+    """No service, backend or override has that name; the message says which there are."""
+
+
+class StaleError(LbError):
+    """The gateway has changed since the caller looked (RFC 9110, 13.1.1); nothing was changed."""
+
+
+class NotNowError(LbError):
+    """As things stand it cannot be done; nothing was changed."""
+
+
+class TooMuchMovedError(NotNowError):
+    """More slots would move than was allowed; nothing was changed."""
 
 
 class DatapathError(LbError):

@@ -28,7 +28,7 @@ CHANGE_TIMEOUT_S = 60.0  # a reload may compile and verify a program
 END_TIMEOUT_S = 10.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """An HTTP connection to a socket file."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
@@ -86,7 +86,7 @@ class Client:
 
     def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""
-        connection = _UnixConnection(self.path, timeout_s)
+        connection = UnixConnection(self.path, timeout_s)
         try:
             connection.request(method, target)
             response = connection.getresponse()
@@ -109,7 +109,7 @@ class _Ending:
         self._pidfd = -1
 
     def __enter__(self) -> Self:
-        connection = _UnixConnection(self._path, PING_TIMEOUT_S)
+        connection = UnixConnection(self._path, PING_TIMEOUT_S)
         try:
             connection.connect()
             pid = connection.peer_pid()

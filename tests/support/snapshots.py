@@ -1,8 +1,8 @@
-"""A gateway's snapshot with a bit of everything, and a controller that shows it."""
+"""A gateway's snapshot with a bit of everything."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from lb_xdp.core.snapshot import (
     Admin,
@@ -18,7 +18,6 @@ from lb_xdp.core.snapshot import (
     State,
     Verdict,
 )
-from lb_xdp.errors import LbError
 
 NOW_S = 1_700_000_000.0
 
@@ -105,28 +104,3 @@ TROUBLED = replace(
     ),
     notices=("service web has no backend that is up: its packets are dropped",),
 )
-
-
-@dataclass
-class FakeController:
-    """Shows ``shown`` and notes what it was asked for; ``refusal`` is raised by every call."""
-
-    shown: Snapshot = SNAPSHOT
-    refusal: LbError | None = None
-    calls: list[str] = field(default_factory=list)
-
-    def snapshot(self) -> Snapshot:
-        self._note("snapshot")
-        return self.shown
-
-    async def reload(self) -> str:
-        self._note("reload")
-        return "reloaded: 1 backend added, 1200 of 65537 slots moved"
-
-    async def detach(self) -> None:
-        self._note("detach")
-
-    def _note(self, call: str) -> None:
-        self.calls.append(call)
-        if self.refusal:
-            raise self.refusal
