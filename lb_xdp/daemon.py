@@ -12,9 +12,11 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
@@ -38,6 +40,7 @@ from lb_xdp.errors import (
     HostError,
     InterfaceError,
     LbError,
+    StoppedError,
 )
 from lb_xdp.forecast import Forecast
 from lb_xdp.instance import (
@@ -67,9 +70,11 @@ from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.trial import Trial
-from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -399,15 +404,15 @@ class Daemon:
 
     async def reload(self, wish: ReloadWish) -> Outcome:
         """Go to another configuration, all or nothing; the Controller's part of the API."""
-        return await self._turns.in_turn(lambda: self._reload(wish))
+        return await self._in_turn(wish.match, lambda: self._reload(wish))
 
-    async def confirm(self, author: str, match: Match = None) -> str:
+    async def confirm(self, author: str, match: Match) -> str:
         """Keep a change that waits for it; the Controller's part of the API."""
-        return await self._fresh(match, lambda: self._trial.confirm(author))
+        return await self._in_turn(match, lambda: self._trial.confirm(author))
 
-    async def roll_back(self, author: str, match: Match = None) -> str:
+    async def roll_back(self, author: str, match: Match) -> str:
         """Undo a change that waits to be confirmed; the Controller's part of the API."""
-        return await self._fresh(match, lambda: self._trial.roll_back(author))
+        return await self._in_turn(match, lambda: self._trial.roll_back(author))
 
     async def flows(self, wanted: Wanted) -> FlowList:
         """Return recorded flows; the Controller's part of the API."""
@@ -417,27 +422,49 @@ class Daemon:
         """Return what the desired state is called: configuration and overrides."""
         return revision(self._ledger.present.digest, self._reconciler.overrides)
 
+    def names(self) -> Mapping[str, Sequence[str]]:
+        """Return the backends' names by service, those that linger included."""
+        return {
+            service.name: [backend.name for backend in service.pool.backends]
+            for service in self._reconciler.whole.services
+        }
+
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""
         return self._reconciler.overrides
 
-    async def set_overrides(self, *overrides: Override) -> None:
+    async def set_overrides(self, *overrides: Override, match: Match) -> None:
         """Let these hold from now on, all or none; they are on disk before they do.
 
         Raises UnknownNameError, UnfitOverrideError and StoreError; then nothing was changed.
         """
-        await self._turns.in_turn(lambda: self._override(self._layers.set(overrides)))
+        await self._in_turn(match, lambda: self._override(self._layers.set(overrides)))
 
-    async def clear_overrides(self, *subjects: Subject, author: str = "") -> None:
-        """Let the file hold again for these, all or none; ``author`` is who wants that.
+    async def clear_overrides(
+        self, *subjects: Subject, author: str, match: Match
+    ) -> tuple[Override, ...]:
+        """Let the file hold again for these, all or none, and return what held.
 
-        Raises UnknownNameError and StoreError; then nothing was changed.
+        ``author`` is who wants that. Raises StoreError; then nothing was changed.
         """
-        await self._turns.in_turn(lambda: self._override(self._layers.clear(subjects, author)))
+        change = partial(self._layers.clear, subjects, author)
+        return await self._in_turn(match, lambda: self._override(change()))
 
-    async def detach(self) -> None:
+    async def detach(self, match: Match) -> None:
         """Remove program and pins, and end; the Controller's part of the API."""
-        await self._turns.in_turn(self._detach)
+        await self._in_turn(match, self._detach)
+
+    async def _in_turn(self, match: Match, change: Callable[[], Awaitable[Result]]) -> Result:
+        """Make a change in its turn, unless another one came first. Raises StaleError then.
+
+        The look and the change are one turn, so nothing comes in between.
+        """
+
+        async def carry_out() -> Result:
+            refuse_stale(match, self.revision())
+            return await change()
+
+        return await self._turns.in_turn(carry_out)
 
     def _stop(self) -> None:
         _log.info("told to stop: what forwards goes on")
@@ -446,17 +473,7 @@ class Daemon:
     def _on_hangup(self) -> None:
         self._turns.ask(self._changes.reload_on_hangup)
 
-    async def _fresh(self, match: Match, act: Callable[[], Awaitable[str]]) -> str:
-        """Act in turn, if the desired state is still one that the caller saw."""
-
-        async def judged() -> str:
-            refuse_stale(match, self.revision())
-            return await act()
-
-        return await self._turns.in_turn(judged)
-
     async def _reload(self, wish: ReloadWish) -> Outcome:
-        refuse_stale(wish.match, self.revision())
         outcome = await self._changes.reload(wish)
         self._trial.begin()
         return dataclasses.replace(outcome, revision=self.revision())
@@ -464,10 +481,11 @@ class Daemon:
     def _on_names(self) -> None:
         self._changes.on_names()
 
-    async def _override(self, change: Awaitable[None]) -> None:
+    async def _override(self, change: Awaitable[Result]) -> Result:
         """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
-        await change
+        changed = await change
         self._probing.again()
+        return changed
 
     def _dial_of(self, target: TargetId) -> Dial:
         return Direct() if target.service is None else self._courier.dial(target)

@@ -14,13 +14,12 @@ from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.preview import Preview, ServiceChange, largest_share, service_previews
 from lb_xdp.core.touched import Evidence
-from lb_xdp.errors import InvalidConfigError, LbError
+from lb_xdp.errors import InvalidConfigError, LbError, StoppedError
 from lb_xdp.ledger import Ledger
 from lb_xdp.live_flows import LiveFlows
 from lb_xdp.naming import Naming
 from lb_xdp.passage import Passage
 from lb_xdp.reconciler import Reconciler
-from lb_xdp.turns import StoppedError
 
 
 class Forecast:

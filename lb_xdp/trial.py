@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from lb_xdp.changes import Changes
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.errors import InvalidConfigError, LbError, NotNowError
+from lb_xdp.errors import InvalidConfigError, LbError, NotNowError, StoppedError
 from lb_xdp.instance import notify
 from lb_xdp.ledger import Ledger
 from lb_xdp.pending import InForce, Written, after_roll_back, text_of, written
-from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.turns import Turns
 from lb_xdp.witness import Record
 
 _log = logging.getLogger(__name__)

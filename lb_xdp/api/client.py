@@ -30,7 +30,7 @@ CHANGE_TIMEOUT_S = 60.0  # a reload may compile and verify a program
 END_TIMEOUT_S = 10.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """An HTTP connection to a socket file."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
@@ -117,7 +117,7 @@ class Client:
         self, method: str, target: str, timeout_s: float, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""
-        connection = _UnixConnection(self.path, timeout_s)
+        connection = UnixConnection(self.path, timeout_s)
         try:
             connection.request(method, target, None if body is None else json.dumps(body))
             response = connection.getresponse()
@@ -152,7 +152,7 @@ class _Ending:
         self._pidfd = -1
 
     def __enter__(self) -> Self:
-        connection = _UnixConnection(self._path, PING_TIMEOUT_S)
+        connection = UnixConnection(self._path, PING_TIMEOUT_S)
         try:
             connection.connect()
             pid = connection.peer_pid()

@@ -60,7 +60,7 @@ def gateway_document(gateway: Gateway) -> dict[str, Any]:
         "name": gateway.name,
         "interfaces": list(gateway.interfaces),
         "xdp_mode": str(gateway.xdp_mode),
-        "api": {"socket": gateway.api_socket},
+        "api": _api(gateway),
         "metrics": {"listen": _listen(gateway.metrics_listen)},
         "snat_addresses": [str(address) for address in gateway.snat_addresses],
         "tunnel_sources": {
@@ -79,6 +79,21 @@ def _dns(how: Resolving) -> dict[str, Any]:
         "interval": format_duration(how.interval_s),
         "max_change": how.max_change,
         "confirm": how.confirm,
+    }
+
+
+def _api(gateway: Gateway) -> dict[str, Any]:
+    remote = gateway.api_listener
+    optional = {
+        "group": gateway.api_group,
+        "certificate": remote and remote.certificate,
+        "key": remote and remote.key,
+        "tokens": remote and remote.tokens,
+    }
+    return {
+        "socket": gateway.api_socket,
+        "listen": _listen(remote.listen if remote else None),
+        **{key: value for key, value in optional.items() if value is not None},
     }
 
 

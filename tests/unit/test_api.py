@@ -21,7 +21,8 @@ import pytest
 from lb_xdp import __version__
 from lb_xdp.api import wire
 from lb_xdp.api.client import Client, answering, socket_of, unreachable
-from lb_xdp.api.server import open_socket, serve
+from lb_xdp.api.listener import open_socket
+from lb_xdp.api.server import serve
 from lb_xdp.errors import (
     AlreadyRunningError,
     CompileError,
@@ -31,7 +32,8 @@ from lb_xdp.errors import (
     InvalidConfigError,
     LbError,
 )
-from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1, FakeController
+from tests.support.controller import FakeController
+from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1
 
 PROBLEMS = (
     ConfigProblem("lb.yaml", 3, 5, "pools[0]", "name is missing"),
@@ -143,7 +145,13 @@ async def test_other_refusals_keep_message_and_exit_code(path: Path) -> None:
         with pytest.raises(LbError, match=r"lb_xdp\.c:7: expected ;") as caught:
             await asyncio.to_thread(client.status)
     assert status == 500
-    assert document == {"error": "lb_xdp.c:7: expected ;", "kind": "CompileError", "exit_code": 1}
+    assert document == {
+        "error": "lb_xdp.c:7: expected ;",
+        "kind": "CompileError",
+        "exit_code": 1,
+        "place": "",
+        "errors": [],
+    }
     assert caught.value.exit_code == 1
 
 

@@ -67,7 +67,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 
 # Libraries that stay in one part, and those that are for tests alone.
 ONLY_IN: Mapping[str, str] = {"bcc": "datapath", "pydantic": "config"}
-TESTS_ONLY = {"scapy", "hypothesis", "pytest"}
+TESTS_ONLY = {"scapy", "hypothesis", "jsonschema", "pytest"}
 
 # core is pure: the standard library without what reaches out, and these exceptions with reasons.
 REACHING_OUT = {
