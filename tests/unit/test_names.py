@@ -221,7 +221,7 @@ def test_answers_are_kept_for_the_next_life_and_forgotten_with_the_name(tmp_path
     backends = second.resolved(config()).services[0].pool.backends
     assert [str(b.address) for b in backends[1:3]] == ["10.0.1.1", "10.0.1.2"]
     other = FILE.format(mode="nat", vip="203.0.113.10").replace("Web.Example.NET.", "b.net")
-    second.only(parse_config(other, "lb.yaml"))
+    second.only(questions(parse_config(other, "lb.yaml")))
     assert Book(tmp_path).book.unanswered(config()) == ["web.example.net"]
 
 
