@@ -195,11 +195,7 @@ class Changes:
 
     # Names.
 
-    def on_names(self) -> None:
-        """Have what names stand for by now taken in, in its turn."""
-        self._turns.ask(self._take_answers)
-
-    async def _take_answers(self) -> None:
+    async def take_answers(self) -> None:
         """Go where names lead by now. What is refused is told, and tried again."""
         config = self._naming.resolved(self._ledger.present.config)
         if config == self._passage.config:
@@ -209,7 +205,9 @@ class Changes:
         except LbError as error:
             self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
             _log.error("%s", self._naming.trouble)
-            asyncio.get_running_loop().call_later(_NAMES_RETRY_S, self.on_names)
+            asyncio.get_running_loop().call_later(
+                _NAMES_RETRY_S, self._turns.ask, self.take_answers
+            )
         else:
             self._naming.trouble = ""
             moved = _count(sum(plan.moved.values()), "slot")

@@ -479,7 +479,10 @@ class Daemon:
         return dataclasses.replace(outcome, revision=self.revision())
 
     def _on_names(self) -> None:
-        self._changes.on_names()
+        self._turns.ask(self._take_answers)
+
+    async def _take_answers(self) -> None:
+        await self._changes.take_answers()
 
     async def _override(self, change: Awaitable[Result]) -> Result:
         """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
