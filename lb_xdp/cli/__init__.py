@@ -31,7 +31,7 @@ COMMANDS = {
     "override": "List and clear what was asked of backends.",
     "events": "Show what happened, when and why.",
     "pool": "Show pools and who shares them.",
-    "flows": "Show recorded flows.",
+    "flows": "Show recorded flows, and how many each backend and client has.",
     "plan": "Show what a configuration would change.",
     "reload": "Go to another configuration, all of it or nothing.",
     "confirm": "Keep what a reload with --confirm has changed.",
