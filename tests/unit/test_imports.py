@@ -45,7 +45,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
-    "cli": CORE | {"config", "api.client"},
+    "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
     "cli.decap": CORE | {"datapath"},
     "cli.run": CORE | {"config", "api.client", "daemon"},
