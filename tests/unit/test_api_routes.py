@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -191,3 +192,24 @@ def test_names_that_are_not_there_are_404(path: Path, target: str, words: str) -
     answer = send(path, "GET", target)
     assert answer.status == 404
     assert answer.document["error"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x00\xff\r\n\r\n",
+        b"GET /v1/ping SMTP\r\n\r\n",
+        b"GET /v1/ping HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"PUT /v1/overrides/web/web1 HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"PUT /v1/overrides/a/b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_no_http_is_400(path: Path, controller: FakeController, garbage: bytes) -> None:
+    """Whoever speaks something else is told so, and nobody else notices."""
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(10)
+        stranger.connect(str(path))
+        stranger.sendall(garbage)
+        assert stranger.recv(4096).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+    assert send(path, "GET", "/v1/ping").status == 200
+    assert controller.calls == []
