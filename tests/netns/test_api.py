@@ -21,6 +21,7 @@ from tests.support.gateway import COMMAND, PATIENT_CHECK
 from tests.support.lab import Host, Lab
 from tests.support.pinned import pinned_state
 from tests.support.scenes import Scene, web_scene
+from tests.support.unit_file import confined
 
 SOCKET = Path("/run/lb-xdp/gw1/api.sock")
 GATEWAY = "10.1.0.1"
@@ -48,11 +49,14 @@ def over_socket(scene: Scene, method: str, target: str, *arguments: str) -> tupl
 
 
 def test_a_group_may_use_the_socket(lab: Lab) -> None:
-    """Whoever is in it may do all, under its own name; nobody else may even look."""
+    """Whoever is in it may do all, under its own name; nobody else may even look.
+
+    With the umask and the capabilities of the unit.
+    """
     scene = web_scene(lab, gateway={"api": {"group": GROUP}})
     gateway = scene.gateway
     gateway.terminate()
-    gateway.start(by=("sh", "-c", 'umask 027; exec "$@"', "sh"))
+    gateway.start(by=("sh", "-c", 'umask 027; exec "$@"', "sh", *confined()))
     assert (SOCKET.stat().st_mode & 0o777, SOCKET.group()) == (0o660, GROUP)
     target = ("--unix-socket", str(SOCKET), "http://localhost/v1/overrides/web/b1")
     change = (*target, "--request", "PUT", "--data", '{"weight": 7, "reason": "tired"}')

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from lb_xdp.api import reference
 from lb_xdp.api.openapi import describe
 from lb_xdp.api.routes import ROUTES
 from lb_xdp.api.server import BODY_BYTES_MAX, make_app
@@ -21,6 +22,9 @@ from tests.support.described import Answer, check, description, send, served
 WEB1 = "/v1/overrides/web/web1"
 TEMPLATE = "/v1/overrides/{service}/{backend}"
 DRAIN = b'{"admin": "drain"}'
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,6 +50,18 @@ def test_the_description_is_served(path: Path) -> None:
     answer = send(path, "GET", "/v1/openapi.json")
     assert answer.status == 200
     assert answer.document == description()
+
+
+def test_the_page_has_every_route(tmp_path: Path) -> None:
+    """docs/api.md has the tables made from the routes, and the command renews them."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert page == reference.insert(page), "run: python -m lb_xdp.api.reference docs/api.md"
+    old = tmp_path / "api.md"
+    old.write_text(f"before\n{reference.BEGIN}\nold\n{reference.END}\nafter\n")
+    assert reference.main([str(old)]) == 0
+    assert reference.render() in old.read_text()
+    with pytest.raises(LbError, match="no place for the tables"):
+        reference.insert("# A page\n")
 
 
 def test_every_route_is_described_and_answered(controller: FakeController) -> None:
