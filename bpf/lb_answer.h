@@ -320,8 +320,8 @@ static __always_inline int lb_answer_echo(struct lb_packet *packet, int *action,
 	return LB_END(echo);
 }
 
-#if LB_REJECT
-/* Writes the RST that answers a TCP segment (RFC 9293, 3.10.7.1) in the segment's place. */
+#if LB_REJECT || LB_RESET
+/* Writes the RST that answers a TCP segment (RFC 9293, 3.5.2) in the segment's place. */
 static __always_inline void lb_write_reset(struct lb_packet *packet, struct tcphdr *tcp, int family)
 {
 	__u32 len = packet->l3_len - packet->l4_at - tcp->doff * 4 + tcp->syn + tcp->fin;
@@ -380,6 +380,9 @@ static __always_inline int lb_answer_reset(struct xdp_md *ctx, struct lb_packet 
 	return lb_cut(ctx, packet, ip_len + sizeof(*tcp)) ? LB_END(internal) : LB_OK;
 }
 
+#endif /* LB_REJECT || LB_RESET */
+
+#if LB_REJECT
 /* For a service that says so: the packet that nobody takes is answered. */
 static __always_inline int lb_refuse(struct xdp_md *ctx, struct lb_packet *packet, int end,
 				     int *action, int family)

@@ -53,12 +53,22 @@ static __always_inline int lb_serve(struct xdp_md *ctx, struct lb_table *table,
 	if (!lb_is_for_us(table, packet->eth))
 		return LB_END(other_host);
 	end = lb_request(ctx, packet, table, to, &choice, tags, action, family);
-	if (end != LB_END(too_big) && end != LB_END(no_backend) && end != LB_END(backends_full))
+	if (end != LB_END(too_big) && end != LB_END(no_backend) && end != LB_END(backends_full) &&
+	    (!LB_RESET || end != LB_END(severed)))
 		return end;
 	if (!general)
 		return LB_GENERAL;
 	if (end == LB_END(too_big))
 		return lb_ask_too_big(packet, choice.backend->mtu, 0, family);
+#if LB_RESET
+	if (end == LB_END(severed)) {
+		end = lb_answer_reset(ctx, packet, end, family);
+		if (end)
+			return end;
+		*action = XDP_TX;
+		return LB_END(reset);
+	}
+#endif
 #if LB_REJECT
 	if (to->flags & LB_SERVICE_REJECT)
 		return lb_refuse(ctx, packet, end, action, family);

@@ -6,9 +6,11 @@
  * Invariants:
  *  - a flow without a record on an unsettled slot is older than the slot's change: it belongs to
  *    the former backend, and is recorded as such when it shows itself;
+ *  - on a severed slot, and by a record whose backend is down, flows are reset where the service says so;
  *  - a record is added in a settled slot only by a tracked service, and in a marked one by none;
  *  - a record whose backend is down, gone or another by now is void and never followed;
- *  - where the table is full, a new flow goes where a flow without a record would.
+ *  - where the table is full, a new flow goes where a flow without a record would, and one that begins
+ *    on a severed slot is reset by its second packet.
  * Records are removed by the controller, and by a SYN on a marked slot.
  */
 #ifndef LB_FLOW_H
@@ -55,6 +57,16 @@ static __always_inline void lb_flow_close(struct lb_flow *flow)
 	LB_COUNT_FLOW(closes);
 	if (before & LB_FLOW_COUNTED)
 		lb_release(flow->backend);
+}
+
+/* The record's backend is gone or down. Where it is gone, the index may be another's, who owes nothing. */
+static __always_inline void lb_flow_abandon(struct lb_flow *flow)
+{
+	struct lb_backend *backend = lb_backend_at(flow->backend);
+
+	if (!backend || backend->identity != flow->identity)
+		__sync_fetch_and_and(&flow->state, ~(__u64)LB_FLOW_COUNTED);
+	lb_flow_close(flow);
 }
 
 /*
@@ -106,14 +118,20 @@ static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
 	return 1;
 }
 
+/* Whether a flow is reset whose backend is gone or down: not one that begins with this packet. */
+static __always_inline int lb_severs(struct lb_packet *packet, struct lb_stand *stand)
+{
+	return LB_RESET && stand->wishes & LB_WISH_RESET && lb_tcp(packet) && !lb_is_syn(packet);
+}
+
 /*
- * A flow of an untracked service on a slot that is not settled. Returns the backend's index, 0 for
- * none.
+ * A flow of an untracked service on a slot that is not settled. Sets the backend's index, 0 for
+ * none. A record that is void and reset stays for a while, closed: the RST may be lost on its way.
  */
-static __always_inline __u32 lb_unsettled_pick(struct lb_packet *packet, __u32 slot, int family)
+static __always_inline int lb_unsettled_pick(struct lb_packet *packet, struct lb_stand *stand,
+					     __u32 slot, __u32 *picked, int family)
 {
 	__u32 index = lb_slot_backend(slot), former = lb_slot_former(slot);
-	int unsettled = lb_slot_state(slot) == LB_SLOT_UNSETTLED;
 	int syn = lb_is_syn(packet);
 	struct lb_backend *backend;
 	struct lb_flow_key key;
@@ -124,25 +142,35 @@ static __always_inline __u32 lb_unsettled_pick(struct lb_packet *packet, __u32 s
 	if (flow && !syn) {
 		if (lb_backend_if(flow->backend, flow->identity)) {
 			lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, 0);
-			return flow->backend;
+			*picked = flow->backend;
+			return LB_OK;
+		}
+		if (lb_severs(packet, stand)) {
+			lb_flow_abandon(flow);
+			return LB_END(severed);
 		}
 		LB_COUNT_FLOW(rehashed);
 	}
-	if (!unsettled) {
+	*picked = index;
+	if (lb_slot_state(slot) == LB_SLOT_MARKED) {
 		if (flow)
 			bpf_map_delete_elem(LB_MAP(flows), &key);
-		return index;
+		return LB_OK;
 	}
 	backend = lb_backend_at(former);
-	if (!backend || !(backend->flags & LB_BACKEND_UP))
+	if (!backend || !(backend->flags & LB_BACKEND_UP)) {
+		if (!flow && lb_slot_state(slot) == LB_SLOT_SEVERED && lb_severs(packet, stand))
+			return LB_END(severed);
 		former = index;
+	}
 	/* A record that is void was the former backend's; its flow starts over at the present one. */
 	if (!syn && !flow)
 		index = former;
 	backend = lb_backend_at(index);
-	if (!index || !backend)
-		return 0;
-	return lb_flow_record(&key, index, backend, syn, 0) ? index : former;
+	*picked = index;
+	if (index && backend && !lb_flow_record(&key, index, backend, syn, 0))
+		*picked = former;
+	return LB_OK;
 }
 
 #endif /* LB_FLOWS */

@@ -192,7 +192,8 @@ static __always_inline __u32 lb_error_pick(struct lb_stand *stand, struct lb_flo
 			*known = flow;
 			return flow->backend;
 		}
-		if (!flow && lb_slot_state(slot) == LB_SLOT_UNSETTLED) {
+		/* Of a severed slot too: its former backend may be up again by now. */
+		if (!flow && lb_slot_former(slot)) {
 			__u32 index = lb_slot_former(slot);
 
 			former = lb_backend_at(index);

@@ -31,6 +31,7 @@ struct lb_packet {
 	__u8 protocol;
 	__u8 part; /* LB_WHOLE, or which sort of fragment */
 	__u8 kind; /* LB_KIND_* of the service and index of the backend, once they are settled */
+	__u8 sight; /* LB_SIGHT_*: lb_watch.h */
 	__u32 backend;
 	__be32 fragment_id;
 };

@@ -11,6 +11,7 @@
 #include "lb_forward.h"
 #include "lb_fullnat.h"
 #include "lb_nat.h"
+#include "lb_watch.h"
 #include "lb_way.h"
 
 #if LB_TRANSLATES
@@ -100,6 +101,9 @@ static __always_inline int lb_reply(struct xdp_md *ctx, struct lb_table *table,
 	lb_nat_see_reply(packet, backend, family);
 	to.source = backend->vip;
 	to.source_port = backend->vip_port ? backend->vip_port : packet->source_port;
+#if LB_WATCH
+	lb_watch_reply(packet, index, backend, client, packet->destination_port, family);
+#endif
 	return lb_send_reply(ctx, packet, index, &to, client, action, family);
 }
 #endif /* LB_NAT */
@@ -150,6 +154,10 @@ static __always_inline int lb_fullnat_reply(struct xdp_md *ctx, struct lb_table 
 	to.source_port = backend->vip_port;
 	to.destination = found->flow.source;
 	to.destination_port = found->flow.source_port;
+#if LB_WATCH
+	lb_watch_reply(packet, found->backend, backend, to.destination, to.destination_port,
+		       family);
+#endif
 	return lb_send_reply(ctx, packet, found->backend, &to, found->flow.source, action, family);
 }
 #endif /* LB_FULLNAT */

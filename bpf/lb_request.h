@@ -14,12 +14,16 @@
 #include "lb_ring.h"
 #include "lb_schedule.h"
 #include "lb_service.h"
+#include "lb_watch.h"
 
 /* What is found out on the way from a packet to its backend. */
 struct lb_choice {
 	__u32 index;
 	struct lb_backend *backend;
 	int begins; /* the packet is a flow's first */
+#if LB_WATCH
+	__u32 mark; /* of its handshake */
+#endif
 #if LB_TRACKED
 	struct lb_flow_key key; /* of a tracked service's flow */
 	struct lb_flow *flow; /* its record; NULL: made just now, or no room for one */
@@ -68,8 +72,12 @@ static __always_inline int lb_pick(struct lb_packet *packet, struct lb_stand *st
 	slot = lb_slot_at(ring, packet->hash);
 	choice->index = lb_slot_backend(slot);
 #if LB_FLOWS
-	if (lb_slot_state(slot))
-		choice->index = lb_unsettled_pick(packet, slot, family);
+	if (lb_slot_state(slot)) {
+		int end = lb_unsettled_pick(packet, stand, slot, &choice->index, family);
+
+		if (end)
+			return end;
+	}
 #endif
 	return choice->index ? LB_OK : LB_END(no_backend);
 }
@@ -160,9 +168,15 @@ static __always_inline int lb_request(struct xdp_md *ctx, struct lb_packet *pack
 		return LB_END(internal);
 	if (packet->l3_len > choice->backend->mtu)
 		return LB_END(too_big);
+#if LB_WATCH
+	lb_watch_look(packet, stand, &choice->mark, family);
+#endif
 	end = lb_send(ctx, packet, table, stand->kind, choice, tags, action, family);
 	if (end)
 		return end;
+#if LB_WATCH
+	lb_watch_request(packet, choice->mark, choice->index);
+#endif
 	lb_count_request(choice->index, packet, choice->begins);
 	return LB_END(forwarded);
 }

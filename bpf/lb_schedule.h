@@ -12,6 +12,7 @@
 
 #define LB_TRIES 8 /* slots looked at for a backend that has room */
 #define LB_SAMPLES 8 /* slots that least_connections compares */
+#define LB_RESET_IT (~0U) /* no backend's index */
 
 /* One connection is counted where the service counts any. */
 static __always_inline int lb_takes_one(__u32 index, struct lb_stand *stand)
@@ -162,9 +163,10 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
 /*
  * The backend of a flow that has no record though it did not begin with this packet: it is older
  * than the tracking of its service, or its record was lost. The slot knows whose it was; 0: it does
- * not.
+ * not. LB_RESET_IT: it was one's that is down, and the flow is to be reset.
  */
-static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_ring *ring)
+static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_stand *stand,
+					   struct lb_ring *ring)
 {
 	__u32 slot = lb_slot_at(ring, packet->hash), former = lb_slot_former(slot);
 	struct lb_backend *backend = lb_backend_at(former);
@@ -173,6 +175,8 @@ static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_r
 		return 0;
 	if (former && backend && backend->flags & LB_BACKEND_UP)
 		return former;
+	if (lb_slot_state(slot) == LB_SLOT_SEVERED && lb_severs(packet, stand))
+		return LB_RESET_IT;
 	/* UDP has no beginning: what is unknown is new. */
 	return packet->protocol == IPPROTO_TCP ? lb_slot_backend(slot) : 0;
 }
@@ -215,17 +219,19 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 			*known = flow;
 			return LB_OK;
 		}
+		if (lb_severs(packet, stand)) {
+			lb_flow_abandon(flow);
+			return LB_END(severed);
+		}
 		LB_COUNT_FLOW(rehashed);
 	}
 	*index = 0;
-	if (flow) {
-		backend = lb_backend_at(flow->backend);
-		/* Of a backend that is gone, the index may be another's by now: that one owes nothing. */
-		if (backend && backend->identity == flow->identity)
-			lb_flow_close(flow);
-	} else {
-		*index = lb_older_flow(packet, ring);
-	}
+	if (flow)
+		lb_flow_abandon(flow);
+	else
+		*index = lb_older_flow(packet, stand, ring);
+	if (LB_RESET && *index == LB_RESET_IT)
+		return LB_END(severed);
 	if (*index) {
 		if (counted)
 			lb_count_one(*index);

@@ -17,7 +17,7 @@ struct lb_stand {
 	__u8 kind;
 	__u8 flags;
 	__u8 schedule;
-	__u8 pad;
+	__u8 wishes;
 	__u32 index;
 };
 

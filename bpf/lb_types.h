@@ -11,7 +11,7 @@
 #ifndef LB_TYPES_H
 #define LB_TYPES_H
 
-#define LB_LAYOUT 2
+#define LB_LAYOUT 3
 
 #define LB_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
 
@@ -37,7 +37,6 @@
 #define LB_ADDRESS_LOCAL 2 /* an address of the gateway itself */
 #define LB_ADDRESS_SNAT 4 /* what fullnat writes in place of the client's */
 #define LB_ADDRESS_BACKEND 8 /* of a nat backend */
-#define LB_ADDRESS_TUNNEL 16 /* the gateway's end of a tunnel: where ICMP errors about it go */
 
 /* Of a service. */
 #define LB_SERVICE_TRACKED 1 /* every flow is recorded, whatever its slot says */
@@ -48,6 +47,10 @@
 #define LB_SERVICE_LIMITED 32 /* some backend has max_connections */
 #define LB_SERVICE_COUNTED 64 /* connections are counted: LIMITED or least_connections */
 #define LB_SERVICE_STATELESS 128 /* session.flows is none: its slots are never unsettled */
+
+/* More of a service, in `wishes`. */
+#define LB_WISH_RESET 1 /* flows whose backend is down are answered by RST */
+#define LB_WISH_WATCH 2 /* handshakes are watched: lb_watch.h */
 
 /* How a new flow of a service gets its slot. */
 #define LB_SCHEDULE_HASH 0
@@ -64,7 +67,7 @@ struct lb_endpoint {
 	__u8 kind;
 	__u8 flags; /* LB_SERVICE_* */
 	__u8 schedule; /* LB_SCHEDULE_* */
-	__u8 pad1;
+	__u8 wishes; /* LB_WISH_* */
 	__u32 index;
 };
 LB_SIZE(lb_endpoint, 16);
@@ -78,7 +81,7 @@ struct lb_endpoint6 {
 	__u8 kind;
 	__u8 flags; /* LB_SERVICE_* */
 	__u8 schedule; /* LB_SCHEDULE_* */
-	__u8 pad2;
+	__u8 wishes; /* LB_WISH_* */
 	__u32 index;
 };
 LB_SIZE(lb_endpoint6, 32);
@@ -127,6 +130,7 @@ LB_SIZE(lb_table_head, 128);
 #define LB_BACKEND_ANY_PORT 16 /* of a service on any port: the packet's own port is kept */
 #define LB_BACKEND_NO_NEW 32 /* weight 0 or draining: recorded flows only */
 #define LB_BACKEND_TRACKED 64 /* its service records every flow */
+#define LB_BACKEND_WATCHED 128 /* its service has its handshakes watched */
 
 /* One backend of one service, and how to reach it. Index 0 is never used: it means "none". */
 struct lb_backend {
@@ -148,7 +152,8 @@ LB_SIZE(lb_backend, 64);
 /*
  * A slot of a ring: the backend's index, the index of the one before, and the state.
  * SETTLED: the ring is all there is to know. UNSETTLED: flows without a record belong to the former
- * backend. MARKED: the former one is over, but records may exist and count.
+ * backend. MARKED: the former one is over, but records may exist and count. SEVERED: as UNSETTLED, but
+ * the former one is down (or 0: gone for good), and flows without a record are reset.
  */
 #define LB_SLOT_INDEX_BITS 15
 #define LB_SLOT_FORMER_SHIFT 15
@@ -156,6 +161,7 @@ LB_SIZE(lb_backend, 64);
 #define LB_SLOT_SETTLED 0
 #define LB_SLOT_UNSETTLED 1
 #define LB_SLOT_MARKED 2
+#define LB_SLOT_SEVERED 3
 
 /* The head of a ring; LB_RING_SLOTS slots follow. */
 struct lb_ring_head {
@@ -176,6 +182,28 @@ struct lb_backend_count {
 	__u64 reply_bytes;
 };
 LB_SIZE(lb_backend_count, 40);
+
+#define LB_HANDSHAKE_BITS 16
+#define LB_DURATIONS 21
+
+/* The latest SYN of a place of the table. */
+struct lb_handshake {
+	__u32 mark; /* what it is told by: lb_handshake_mark() */
+	__u32 backend; /* index; 0: answered */
+	__u64 begun_ns; /* CLOCK_MONOTONIC */
+};
+LB_SIZE(lb_handshake, 16);
+
+/* Per CPU, of watched backends alone. */
+struct lb_watch_count {
+	__u64 begun; /* handshakes: SYNs, but for those that were repeated */
+	__u64 answered;
+	__u64 repeated;
+	__u64 resets; /* RSTs from the backend; these and all below in nat and fullnat only */
+	__u64 duration_us; /* from SYN to SYN-ACK, in sum */
+	__u64 durations[LB_DURATIONS]; /* within 16 us, 32, 64, ...; the last: longer than 8.4 s */
+};
+LB_SIZE(lb_watch_count, 208);
 
 /* Per CPU: what happens to the flow table. */
 struct lb_flow_count {

@@ -77,6 +77,7 @@ from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
+from lb_xdp.watcher import Watcher
 from lb_xdp.witness import membership_events
 
 Result = TypeVar("Result")
@@ -235,8 +236,15 @@ class Daemon:
             self._prober = await stack.enter_async_context(
                 Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
             )
+            self._watcher = Watcher(
+                self._reconciler,
+                self._datapath,
+                probe_now=self._prober.probe_now,
+                changed=self._turns.changed.set,
+                record=self._record,
+            )
             await self._first_cycle()
-            for work in (self._collector.work(), self._show_life()):
+            for work in (self._collector.work(), self._watcher.work(), self._show_life()):
                 stack.callback(asyncio.create_task(work).cancel)
         finally:
             self._remove_unused_pins()

@@ -48,7 +48,7 @@ from lb_xdp.core.model import (
 )
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
-from lb_xdp.core.report import BackendView, Count
+from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health, State
@@ -107,6 +107,7 @@ class Reconciler:
         self._flaps: dict[TargetId, FlapState] = {}
         self._held: set[TargetId] = set()
         self._probe_s: dict[TargetId, float] = {}
+        self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
         self._adopt(config, lingering_after(config, observed, held, None, clock()))
@@ -280,6 +281,30 @@ class Reconciler:
         """Say whether a probe had no way; of one that goes elsewhere nothing is known."""
         return check.host is None and self.topology.severed(target.backend.address)
 
+    def eject(self, ejected: Mapping[TargetId, str]) -> bool:
+        """Have these count as down, whatever probes say, for the reasons given.
+
+        True if what the backends may get has changed.
+        """
+        if ejected.keys() == self._ejected.keys():
+            return False
+        self.failovers += len(ejected.keys() - self._ejected.keys())
+        now_s = self._clock()
+        self._ejected = {
+            target: self._ejected.get(target) or HealthState(Health.DOWN, 0, why, now_s)
+            for target, why in ejected.items()
+        }
+        return True
+
+    def serving(self) -> frozenset[TargetId]:
+        """Return the targets that may have new flows now, of some service."""
+        records = self.observed.records
+        found = (
+            (target_of(service, backend), records.get(BackendId(service.key, backend.key)))
+            for service, backend in self.config.backends()
+        )
+        return frozenset(t for t, record in found if record and record.up and not record.no_new)
+
     # Flap damping.
 
     def _note_change(self, target: TargetId) -> None:
@@ -305,8 +330,8 @@ class Reconciler:
         self._held = {t for t in self._held if self._flaps.get(t, STEADY).held(now_s)}
 
     def _state_of(self, target: TargetId) -> HealthState | None:
-        """Return a target's health as it counts: down while it is held down."""
-        state = self._health.get(target)
+        """Return a target's health as it counts: down while it is ejected, or held down."""
+        state = self._ejected.get(target) or self._health.get(target)
         if state is None or target not in self._held or not is_live(state.health):
             return state
         flaps = self._flaps.get(target, STEADY)
@@ -517,6 +542,7 @@ class Reconciler:
         counts: Mapping[BackendId, Count],
         timestamp_s: float,
         flows: Mapping[int, int],
+        watched: Mapping[BackendId, Watched],
     ) -> dict[BackendId, BackendView]:
         """Return what is known of every backend, by ``standings`` of this very moment.
 
@@ -542,6 +568,8 @@ class Reconciler:
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),
                 not standing.weight and self._hides(identity),
+                watched.get(identity),
+                target in self._ejected,
             )
         return views
 

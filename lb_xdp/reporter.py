@@ -12,6 +12,7 @@ from lb_xdp import __version__
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.report import (
     Count,
+    Watched,
     empty_services,
     orphan_notices,
     panic_notices,
@@ -37,6 +38,9 @@ class CountersPort(Protocol):
     def backend_counts(  # noqa: D102 - see Datapath
         self, indices: Mapping[BackendId, int]
     ) -> Mapping[BackendId, Count]: ...
+    def watch_counts(  # noqa: D102 - see Datapath
+        self, indices: Mapping[BackendId, int]
+    ) -> Mapping[BackendId, Watched]: ...
     def reason_counts(self) -> tuple[ReasonCount, ...]: ...  # noqa: D102 - see Datapath
     def flow_counts(self) -> tuple[int, int, int, int]: ...  # noqa: D102 - see Datapath
     @property
@@ -84,8 +88,9 @@ class Reporter:
         reconciler = self._reconciler
         config, now_s = reconciler.config, time.time()
         counts = self._datapath.backend_counts(reconciler.observed.indices)
+        watched = self._datapath.watch_counts(reconciler.observed.indices)
         standings = reconciler.standings()
-        views = reconciler.views(standings, counts, now_s, self._collector.flows)
+        views = reconciler.views(standings, counts, now_s, self._collector.flows, watched)
         whole, panics = reconciler.whole, standings.panics
         slots = reconciler.settling()
         services = service_statuses(whole, reconciler.topology, views, slots, panics)

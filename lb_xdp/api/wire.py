@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 import typing
 from collections.abc import Mapping
 from enum import StrEnum
@@ -71,12 +72,15 @@ def snapshot_from_json(document: object) -> Snapshot:
 def _build(kind: Any, value: Any) -> Any:
     """Return ``value`` as an instance of ``kind``.
 
-    That is a dataclass, a tuple or mapping of one kind, an enum or a scalar.
+    That is a dataclass, a tuple or mapping of one kind, an enum or a scalar; of ``kind | None``,
+    the first one.
     """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _type_hints_of(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.name in value]
         return kind(**{name: _build(hints[name], value[name]) for name in names})
+    if value is not None and typing.get_origin(kind) is types.UnionType:
+        return _build(typing.get_args(kind)[0], value)
     if typing.get_origin(kind) is tuple:
         return tuple(_build(typing.get_args(kind)[0], item) for item in value)
     if typing.get_origin(kind) is Mapping:

@@ -146,9 +146,10 @@ def _pool_references(draft: Draft) -> Iterator[Finding]:
         if "backends" in service.given:
             message = "both `pool` and `backends` are given; leave one of them out"
             yield Finding((*service.at, "backends"), message, on_key=True)
-        if "health" in service.given:
-            message = "the health check belongs to the pool where `pool` names one; move it there"
-            yield Finding((*service.at, "health"), message, on_key=True)
+        for key, what in (("health", "the health check"), ("detect", "`detect`")):
+            if key in service.given:
+                message = f"{what} belongs to the pool where `pool` names one; move it there"
+                yield Finding((*service.at, key), message, on_key=True)
         if service.pool_name and draft.pools_readable and service.pool_name not in names:
             hint = did_you_mean(service.pool_name, names) or f" pools: {', '.join(names) or 'none'}"
             message = f"there is no pool {quote(service.pool_name)};{hint}"

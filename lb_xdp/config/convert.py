@@ -22,6 +22,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Config,
     Damping,
+    Detect,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -94,7 +95,7 @@ def _flow_table(table: schema.FlowTable) -> FlowTable:
 
 def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
     if service.pool is None:
-        pool = _pool(f"{INLINE_POOL}{service.name}", service.backends, service.health)
+        pool = _pool(f"{INLINE_POOL}{service.name}", service)
     else:
         pool = pools[service.pool]
     return Service(
@@ -107,6 +108,7 @@ def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
         algorithm=service.algorithm,
         session=_session(service.session),
         no_backend=service.no_backend,
+        on_backend_down=service.on_backend_down,
     )
 
 
@@ -116,7 +118,7 @@ def _session(session: schema.Session) -> Session:
 
 def _named_pool(pool: schema.Pool) -> Pool:
     return replace(
-        _pool(pool.name, pool.backends, pool.health),
+        _pool(pool.name, pool),
         slow_start_s=pool.slow_start,
         drain_timeout_s=pool.drain_timeout,
         min_active=pool.min_active,
@@ -138,15 +140,30 @@ def _fallback(fallback: schema.Fallback) -> Backend:
     return Backend(name, fallback.host, port, weight=0, fallback=True)
 
 
-def _pool(name: str, backends: tuple[schema.Backend, ...], health: schema.Health) -> Pool:
+def _pool(name: str, pool: schema.Pool | schema.Service) -> Pool:
     known, named = list[Backend](), list[Named]()
-    for backend in backends:
+    for backend in pool.backends:
         if isinstance(backend.host, str):
             template = _backend(backend, _NOWHERE)
             named.append(Named(backend.host, template, len(known)))
         else:
             known.append(_backend(backend, backend.host))
-    return Pool(name, tuple(known), _health(health), named=tuple(named))
+    detect = _detect(pool.detect)
+    return Pool(name, tuple(known), _health(pool.health), named=tuple(named), detect=detect)
+
+
+def _detect(detect: schema.Detect | None) -> Detect | None:
+    if detect is None:
+        return None
+    return Detect(
+        interval_s=detect.interval,
+        min_flows=detect.min_flows,
+        failure_share=detect.failure_share,
+        eject=detect.eject,
+        max_ejected=detect.max_ejected,
+        base_time_s=detect.base_time,
+        max_time_s=detect.max_time,
+    )
 
 
 def _backend(backend: schema.Backend, address: Address) -> Backend:

@@ -23,6 +23,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Listen,
     Mode,
+    OnBackendDown,
     Panic,
     Protocol,
     TunnelSources,
@@ -94,6 +95,7 @@ class DraftService:
     algorithm: Algorithm | None
     affinity: Affinity | None
     flows: bool | None
+    on_backend_down: OnBackendDown | None
     pool_name: str | None
     pool: DraftPool | None
 
@@ -216,6 +218,9 @@ def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool])
         algorithm=_value(item, "algorithm", rules.ALGORITHM, Algorithm.MAGLEV),
         affinity=_value(told, "affinity", rules.AFFINITY, Affinity.NONE),
         flows=_value(told, "flows", rules.FLOWS, default=True),
+        on_backend_down=_value(
+            item, "on_backend_down", rules.ON_BACKEND_DOWN, OnBackendDown.REHASH
+        ),
         pool_name=pool_name,
         pool=_pool(at, item) if inline else by_name.get(pool_name),
     )

@@ -19,6 +19,7 @@ from lb_xdp.core.model import (
     CheckKind,
     Config,
     Damping,
+    Detect,
     FlowTable,
     Gateway,
     HealthCheck,
@@ -128,6 +129,7 @@ def _service(service: Service) -> dict[str, Any]:
             "flows": "auto" if service.session.flows else "none",
         },
         "no_backend": str(service.no_backend),
+        "on_backend_down": str(service.on_backend_down),
         **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
     }
 
@@ -141,6 +143,21 @@ def _pool(pool: Pool) -> dict[str, Any]:
     return {
         "backends": _backends(pool),
         "health": _health(pool.health),
+        "detect": _detect(pool.detect),
+    }
+
+
+def _detect(detect: Detect | None) -> dict[str, Any] | str:
+    if detect is None:
+        return "none"
+    return {
+        "interval": format_duration(detect.interval_s),
+        "min_flows": detect.min_flows,
+        "failure_share": detect.failure_share,
+        "eject": detect.eject,
+        "max_ejected": detect.max_ejected,
+        "base_time": format_duration(detect.base_time_s),
+        "max_time": format_duration(detect.max_time_s),
     }
 
 

@@ -16,6 +16,7 @@ from lb_xdp.core.model import (
     Address,
     Affinity,
     Mode,
+    OnBackendDown,
     Protocol,
     Via,
 )
@@ -48,6 +49,7 @@ def find_misfits(draft: Draft, tree: Tree) -> Iterator[Finding]:
         yield from _way_of_probes(service, tree)
         yield from _names_of_any_port(service, tree)
         yield from _unrecorded(service)
+        yield from _reset(service)
     yield from _ambiguous(draft, tree)
 
 
@@ -170,6 +172,20 @@ def _unrecorded(service: DraftService) -> Iterator[Finding]:
     if need:
         message = f"`none` does not go with {need}; leave it out, or {remedy}"
         yield Finding((*service.at, "session", "flows"), message)
+
+
+def _reset(service: DraftService) -> Iterator[Finding]:
+    """Find ``on_backend_down: reset`` where no RST could be sent, or to nobody."""
+    if service.on_backend_down is not OnBackendDown.RESET:
+        return
+    why = ""
+    if service.protocol is Protocol.UDP:
+        why = "`protocol: udp`, which has no RST"
+    elif service.flows is False:
+        why = "`flows: none`: without records nobody knows which connections were that backend's"
+    if why:
+        message = f"`reset` does not go with {why}; leave it out"
+        yield Finding((*service.at, "on_backend_down"), message)
 
 
 def _need_of_records(service: DraftService) -> tuple[str, str]:

@@ -112,6 +112,7 @@ _TITLES = (
     ("backends[]", schema.Backend),
     ("health", schema.Health),
     ("health.threshold", schema.Threshold),
+    ("detect", schema.Detect),
     ("services[]", schema.Service),
     ("services[].session", schema.Session),
 )

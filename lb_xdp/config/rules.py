@@ -29,6 +29,7 @@ from lb_xdp.core.model import (
     Initial,
     Mode,
     NoBackend,
+    OnBackendDown,
     Panic,
     Protocol,
     Via,
@@ -94,6 +95,8 @@ FLOW_TIME = duration(1, 7 * 86400)
 CHANGE_TIME = duration(0, 86400)
 DNS_TIME = duration(1, 86400)
 FLAP_TIME = duration(1, 86400)
+DETECT_TIME = duration(1, 86400)
+DETECT_FLOWS = integer(1, 1_000_000)
 
 VIP = address("an address such as 203.0.113.10 or 2001:db8::10", ROUTED)
 HOST = address("an address such as 10.0.0.11 or 2001:db8::11", HOSTS)
@@ -115,6 +118,7 @@ AFFINITY = choice(tuple(Affinity), make=Affinity)
 FLOWS = choice(("auto", "none"), make=lambda word: word == "auto")
 NO_BACKEND = choice(tuple(NoBackend), make=NoBackend)
 PANIC = choice(tuple(Panic), make=Panic)
+ON_BACKEND_DOWN = choice(tuple(OnBackendDown), make=OnBackendDown)
 CHECK = choice(tuple(CheckKind), make=CheckKind)
 INITIAL = choice(tuple(Initial), make=Initial)
 VIA = choice(tuple(Via), make=Via)
@@ -141,6 +145,22 @@ def _rise_and_fall(value: object) -> dict[str, Any]:
     return {"rise": count, "fall": count}
 
 
+def _none(value: object) -> None:
+    if value != "none":
+        raise RefusedError
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RefusedError
+    return value
+
+
+SWITCH = Rule("boolean", "true or false", {"type": "boolean"}, _switch)
+NO_DETECT = Shorthand(
+    dict,
+    Rule("mapping", "`none`, or a mapping such as `{eject: true}`", {"const": "none"}, _none),
+)
 NO_METRICS = _none_for("listen", "`{listen: 127.0.0.1:9464}`")
 NO_HEALTH = _none_for("type", "`{type: tcp}`")
 FALLBACK = Shorthand(

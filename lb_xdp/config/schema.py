@@ -30,6 +30,7 @@ from lb_xdp.core.model import (
     Listen,
     Mode,
     NoBackend,
+    OnBackendDown,
     Panic,
     Protocol,
     Via,
@@ -330,6 +331,35 @@ class Damping(Section):
     max_hold: Annotated[float, rules.FLAP_TIME] = _key("how long it is held at most", "10min")
 
 
+class Detect(Section):
+    """What the traffic itself tells of the backends. `detect: none`: it is not watched.
+
+    For the pool's TCP services. Exact with `nat` and `fullnat`; elsewhere, what the client's side
+    shows: a client that vanishes looks like a backend that does not answer.
+    """
+
+    interval: Annotated[float, rules.DETECT_TIME] = _key(
+        "the time that is looked back on, each second anew", "5s"
+    )
+    min_flows: Annotated[int, rules.DETECT_FLOWS] = _key(
+        "handshakes in that time, without which nothing is concluded", 20
+    )
+    failure_share: Annotated[float, SHARE] = _key(
+        "a backend is suspicious, and probed at once, if so many of them went unanswered", "50%"
+    )
+    eject: Annotated[bool, rules.SWITCH] = _key(
+        "take a backend that stays suspicious for a second out of service, whatever probes say",
+        default=False,
+    )
+    max_ejected: Annotated[float, SHARE] = _key(
+        "of all backends of the pool no more are out at a time, and never the last one", "50%"
+    )
+    base_time: Annotated[float, rules.DETECT_TIME] = _key(
+        "how long it stays out; twice, three times as long when it happens again", "30s"
+    )
+    max_time: Annotated[float, rules.DETECT_TIME] = _key("no longer than this", "5min")
+
+
 class Pool(Section):
     """A named set of backends that share one health check, and how they come and go."""
 
@@ -357,6 +387,9 @@ class Pool(Section):
     )
     damping: Annotated[Damping | None, rules.DAMPING, Otherwise("`none`")] = _key(
         "hold backends down that go up and down too often; `{}` for the defaults below", None
+    )
+    detect: Annotated[Detect | None, rules.NO_DETECT, Otherwise("not watched")] = _key(
+        "what the traffic tells of the servers", None
     )
 
 
@@ -399,6 +432,11 @@ class Service(Section):
         "unreachable",
         "drop",
     )
+    on_backend_down: Annotated[OnBackendDown, rules.ON_BACKEND_DOWN] = _key(
+        "what becomes of the connections of a backend that goes down; `rehash`: they go to another "
+        "one, which does not know them; `reset`: their clients get a TCP RST",
+        "rehash",
+    )
     pool: Annotated[str | None, rules.NAME, Otherwise("not given")] = _key(
         "name of a pool; or `backends` inline", None
     )
@@ -406,6 +444,9 @@ class Service(Section):
         default_factory=tuple, min_length=1, description="a pool of its own, instead of `pool`"
     )
     health: Annotated[Health, rules.NO_HEALTH] = _key("with inline `backends` only", {})
+    detect: Annotated[Detect | None, rules.NO_DETECT, Otherwise("not watched")] = _key(
+        "with inline `backends` only", None
+    )
 
 
 class Root(Section):

@@ -26,6 +26,7 @@ from lb_xdp.core.model import (
     FlowTable,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Service,
     ServiceKey,
@@ -61,7 +62,8 @@ class Schedule(Enum):
 class Traits(NamedTuple):
     """All that the endpoint table holds of a service; ``bpf/lb_types.h`` says what each means.
 
-    ``stateless``: no flow is ever recorded.
+    ``stateless``: no flow is ever recorded. ``reset``: flows of a backend that dies are reset.
+    ``watched``: handshakes are.
     """
 
     mode: Mode
@@ -74,6 +76,8 @@ class Traits(NamedTuple):
     limited: bool
     counted: bool
     stateless: bool
+    reset: bool = False
+    watched: bool = False
 
 
 _SCHEDULES = {
@@ -100,6 +104,8 @@ def traits(service: Service) -> Traits:
         limited=limited,
         counted=limited or schedule is Schedule.LEAST,
         stateless=not (service.tracked or service.session.flows),
+        reset=service.on_backend_down is OnBackendDown.RESET,
+        watched=service.watched is not None,
     )
 
 
@@ -111,6 +117,7 @@ class BackendRecord:
     order; ``mtu`` is in octets of the client's packet, what a tunnel adds already taken off.
     ``up``: packets may go there. ``shared``: several nat services use the same address, port and
     protocol. ``no_new``: recorded flows only. ``tracked``: its service records every flow.
+    ``watched``: its service has handshakes watched.
 
     ``limit`` is how many connections it may have, 0 for no limit; once there, it is full until
     ``resume`` are left. ``weight`` is for least_connections. These three are 0 where the service
@@ -128,6 +135,7 @@ class BackendRecord:
     limit: int = 0
     resume: int = 0
     weight: int = 0
+    watched: bool = False
 
     @property
     def reachable(self) -> bool:
@@ -289,6 +297,7 @@ def _records(
                 limit=limit,
                 resume=_resume(service.mode, limit),
                 weight=backend.weight if rules.counted else 0,
+                watched=rules.watched,
             )
     return records
 

@@ -105,6 +105,16 @@ class Panic(StrEnum):
     FALLBACK = "fallback"
 
 
+class OnBackendDown(StrEnum):
+    """What becomes of the flows of a backend that goes down.
+
+    ``REHASH``: they go on at another backend, as if they began. ``RESET``: their clients are told.
+    """
+
+    REHASH = "rehash"
+    RESET = "reset"
+
+
 class XdpMode(StrEnum):
     """Where the program runs: in the driver, in the stack, or the better of both."""
 
@@ -316,6 +326,25 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
+class Detect:
+    """What traffic tells of a pool's backends, and what follows from it.
+
+    A backend is suspicious if of at least ``min_flows`` handshakes in ``interval_s`` a share of
+    ``failure_share`` or more went unanswered. ``eject``: it is taken out of service then, for
+    ``base_time_s`` times the number of its ejections, ``max_time_s`` at most; of all backends no
+    larger share than ``max_ejected`` is out at a time.
+    """
+
+    interval_s: float = 5.0
+    min_flows: int = 20
+    failure_share: float = 0.5
+    eject: bool = False
+    max_ejected: float = 0.5
+    base_time_s: float = 30.0
+    max_time_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A named set of backends that share one health check, and how they come and go.
 
@@ -324,7 +353,8 @@ class Pool:
     join while fewer than ``min_active`` of higher ones are healthy, and leave ``failback_delay_s``
     after that is over. ``fallback`` is there if ``panic`` says so; it has weight 0 until then, and
     is never probed. ``named`` are in ``backends`` as well once ``core.names`` has resolved them.
-    ``damping`` None: backends may change as often as they like.
+    ``damping`` None: backends may change as often as they like. ``detect`` None: handshakes are not
+    watched.
     """
 
     name: str
@@ -338,6 +368,7 @@ class Pool:
     fallback: Backend | None = None
     named: tuple[Named, ...] = ()
     damping: Damping | None = None
+    detect: Detect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,11 +397,17 @@ class Service:
     algorithm: Algorithm = Algorithm.MAGLEV
     session: Session = Session()
     no_backend: NoBackend = NoBackend.DROP
+    on_backend_down: OnBackendDown = OnBackendDown.REHASH
     key: ServiceKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Make the key once."""
         object.__setattr__(self, "key", ServiceKey(self.vip, self.port, self.protocol))
+
+    @property
+    def watched(self) -> Detect | None:
+        """Return how handshakes of the service are watched; None where they are not."""
+        return self.pool.detect if self.protocol is Protocol.TCP else None
 
     @property
     def tracked(self) -> bool:

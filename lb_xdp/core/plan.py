@@ -18,7 +18,7 @@ clock is an argument. numpy is allowed here: rings are arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -189,6 +189,8 @@ class _Images:
             and service not in self._observed.recorded
             and not 0 < before.unsettled_until_ns <= self._now_ns
             and not self._places_anew(service)
+            and applied.structure.services[service].reset
+            == desired.structure.services[service].reset
         )
 
     def _image(self, service: ServiceKey, before: RingImage | None) -> RingImage:
@@ -200,7 +202,8 @@ class _Images:
         if before is not None and len(before.slots) != len(wanted):
             before = None
         settle_ns = self._desired.settle_ns[service]
-        after = advance(before, wanted, self._live, settle_ns, self._now_ns)
+        known = self._known if self._desired.structure.services[service].reset else None
+        after = advance(before, wanted, self._live, settle_ns, self._now_ns, known=known)
         return after._replace(affinity_s=self._desired.affinity_s[service])
 
     def _places_anew(self, service: ServiceKey) -> bool:
@@ -215,11 +218,17 @@ class _Images:
     @cached_property
     def _live(self) -> Live:
         """Say by index who may have packets: an index that was freed is nobody's."""
-        live = np.zeros(INDICES, bool)
-        live[[self._indices[key] for key, record in self._desired.records.items() if record.up]] = (
-            True
-        )
-        return live
+        return self._flags(key for key, record in self._desired.records.items() if record.up)
+
+    @cached_property
+    def _known(self) -> Live:
+        """Say by index who is there, up or not."""
+        return self._flags(self._desired.records)
+
+    def _flags(self, keys: Iterable[BackendId]) -> Live:
+        flags = np.zeros(INDICES, bool)
+        flags[[self._indices[key] for key in keys]] = True
+        return flags
 
 
 def _same(before: RingImage, after: RingImage) -> bool:

@@ -13,6 +13,7 @@ from lb_xdp.core.model import Backend, Config, NoBackend, Service, ServiceKey
 from lb_xdp.core.override import Kind, Override, Overrides
 from lb_xdp.core.snapshot import (
     BackendStatus,
+    Handshakes,
     OverrideStatus,
     Records,
     ServiceStatus,
@@ -39,12 +40,30 @@ class Count(Protocol):
     def connections(self) -> int: ...  # noqa: D102 - see BackendStatus
 
 
+class Watched(Protocol):
+    """What was seen of one backend's handshakes; Handshakes says what it means."""
+
+    @property
+    def begun(self) -> int: ...  # noqa: D102 - see Handshakes
+    @property
+    def answered(self) -> int: ...  # noqa: D102 - see Handshakes
+    @property
+    def repeated(self) -> int: ...  # noqa: D102 - see Handshakes
+    @property
+    def resets(self) -> int: ...  # noqa: D102 - see Handshakes
+    @property
+    def duration_us(self) -> int: ...  # noqa: D102 - see Handshakes
+    @property
+    def durations(self) -> tuple[int, ...]: ...  # noqa: D102 - see Handshakes
+
+
 @dataclass(frozen=True, slots=True)
 class BackendView:
     """What is known of one backend of one service. ``health`` is that of its pool's member.
 
     ``recorded`` is how many flow records name it; ``hidden``: it gets no new flow and may have some
     without one. ``leaves_in_s`` is how long one may stay that was removed from the file.
+    ``ejected``: that is why it is down.
     """
 
     health: HealthState
@@ -58,6 +77,8 @@ class BackendView:
     overrides: tuple[Override, ...] = ()
     leaves_in_s: float | None = None
     hidden: bool = False
+    watched: Watched | None = None
+    ejected: bool = False
 
 
 def backend_status(
@@ -89,6 +110,8 @@ def backend_status(
         priority=backend.priority,
         overrides=tuple(map(_override_status, view.overrides)),
         hidden=view.hidden,
+        handshakes=_handshakes(service, view.watched),
+        ejected=view.ejected,
     )
 
 
@@ -114,6 +137,20 @@ def _override_status(override: Override) -> OverrideStatus:
         override.reason,
         override.at_timestamp_s,
         override.expires_timestamp_s,
+    )
+
+
+def _handshakes(service: Service, watched: Watched | None) -> Handshakes | None:
+    if watched is None:
+        return None
+    return Handshakes(
+        begun=watched.begun,
+        answered=watched.answered,
+        repeated=watched.repeated,
+        resets=watched.resets,
+        exact=service.mode.translates,
+        duration_us=watched.duration_us,
+        durations=watched.durations if service.mode.translates else (),
     )
 
 

@@ -1,12 +1,13 @@
 """A ring as the program sees it, and how its slots get from one backend to the next.
 
-Owns the three states of a slot: which of them a change leads to, when a slot settles, and when its
+Owns the four states of a slot: which of them a change leads to, when a slot settles, and when its
 mark goes. It refuses to know services and backends: here they are indices, alive or not.
 
 What a state says of the flows on the slot:
  - SETTLED: none has a record; all belong to the slot's backend;
  - UNSETTLED: a flow without a record is older than the change and belongs to the former backend;
    one that began since has a record;
+ - SEVERED: the same, but that backend is down, and the service has such flows reset;
  - MARKED: records may exist and count; a flow without one belongs to the slot's backend.
 
 Invariant: a flow whose backend stays live keeps it, whatever the ring does meanwhile, as long as it
@@ -26,7 +27,7 @@ NO_BACKEND = 0
 
 INDEX_BITS = 15
 STATE_SHIFT = 2 * INDEX_BITS
-SETTLED, UNSETTLED, MARKED = 0, 1, 2
+SETTLED, UNSETTLED, MARKED, SEVERED = 0, 1, 2, 3
 """``LB_SLOT_*`` of ``bpf/lb_types.h``."""
 
 Slots = npt.NDArray[np.uint32]
@@ -35,13 +36,14 @@ Live = npt.NDArray[np.bool_]
 _NONE = np.uint32(NO_BACKEND)
 _INDEX = np.uint32((1 << INDEX_BITS) - 1)
 _SETTLED, _UNSETTLED, _MARKED = np.uint32(SETTLED), np.uint32(UNSETTLED), np.uint32(MARKED)
+_SEVERED = np.uint32(SEVERED)
 
 
 class RingImage(NamedTuple):
     """A ring in the kernel. ``slots`` are packed: backend's index, former one's, state.
 
-    ``unsettled_until_ns`` is CLOCK_MONOTONIC, 0 where no slot is unsettled. ``affinity_s`` is how
-    long a client without flows is remembered.
+    ``unsettled_until_ns`` is CLOCK_MONOTONIC, 0 where no slot is unsettled or severed.
+    ``affinity_s`` is how long a client without flows is remembered.
     """
 
     slots: Slots
@@ -71,7 +73,13 @@ def state_of(slots: Slots) -> Slots:
 
 
 def advance(
-    before: RingImage | None, wanted: Slots, live: Live, settle_ns: int, now_ns: int
+    before: RingImage | None,
+    wanted: Slots,
+    live: Live,
+    settle_ns: int,
+    now_ns: int,
+    *,
+    known: Live | None = None,
 ) -> RingImage:
     """Return the ring whose slots belong to ``wanted``, given what it was.
 
@@ -83,6 +91,10 @@ def advance(
     a record. That is the former backend of an unsettled slot, else the present one before the
     change: a further change keeps the oldest, since what is unrecorded is older than all of them.
     A slot that was unsettled or marked is marked at least: its records still count.
+
+    ``known`` is for services that have the flows of dead backends reset: there they stay those of
+    their backend, and the slot is severed. It says by index which backends still are who they were,
+    live or not; only those are kept as former ones, since they may come back.
     """
     if before is None or settle_ns == 0:
         return RingImage(wanted, 0, before.affinity_s if before else 0)
@@ -90,22 +102,30 @@ def advance(
         return before._replace(unsettled_until_ns=0)
     before = expire(before, now_ns)
     current, former, state = _unpack(before.slots)
-    unrecorded = np.where((state == UNSETTLED) & live[former], former, current)
+    if known is None:
+        unrecorded = np.where((state == UNSETTLED) & live[former], former, current)
+        severed = np.zeros(len(wanted), bool)
+    else:
+        unrecorded = np.where((state == UNSETTLED) | (state == SEVERED), former, current)
+        severed = ~live[unrecorded] & ((unrecorded != NO_BACKEND) | (state == SEVERED))
     unsettled = live[unrecorded] & (unrecorded != wanted)
-    after = np.where(unsettled, _UNSETTLED, np.where(state == SETTLED, _SETTLED, _MARKED))
-    slots = pack(wanted, np.where(unsettled, unrecorded, _NONE), after)
+    after = np.where(state == SETTLED, _SETTLED, _MARKED)
+    after = np.where(severed, _SEVERED, np.where(unsettled, _UNSETTLED, after))
+    kept = unsettled if known is None else unsettled | (severed & known[unrecorded])
+    slots = pack(wanted, np.where(kept, unrecorded, _NONE), after)
+    waits = unsettled | severed
     until_ns = before.unsettled_until_ns
-    if bool((unsettled & (current != wanted)).any()):
+    if bool((waits & (current != wanted)).any()):
         until_ns = now_ns + settle_ns
-    return RingImage(slots, until_ns if bool(unsettled.any()) else 0, before.affinity_s)
+    return RingImage(slots, until_ns if bool(waits.any()) else 0, before.affinity_s)
 
 
 def expire(image: RingImage, now_ns: int) -> RingImage:
-    """Return the ring as it is once its time is up: what was unsettled is marked."""
+    """Return the ring as it is once its time is up: what was unsettled or severed is marked."""
     if image.unsettled_until_ns == 0 or now_ns < image.unsettled_until_ns:
         return image
     current, _, state = _unpack(image.slots)
-    after = np.where(state == UNSETTLED, _MARKED, state)
+    after = np.where(state == SETTLED, _SETTLED, _MARKED)
     return image._replace(slots=pack(current, _NONE, after), unsettled_until_ns=0)
 
 
@@ -116,9 +136,9 @@ def mark_all(image: RingImage) -> RingImage:
 
 
 def state_counts(image: RingImage) -> tuple[int, int]:
-    """Return how many slots are unsettled, and how many marked."""
-    states = np.bincount(state_of(image.slots), minlength=MARKED + 1)
-    return int(states[UNSETTLED]), int(states[MARKED])
+    """Return how many slots are unsettled (severed ones among them), and how many marked."""
+    states = np.bincount(state_of(image.slots), minlength=SEVERED + 1)
+    return int(states[UNSETTLED] + states[SEVERED]), int(states[MARKED])
 
 
 def was_before(image: RingImage, index: int) -> bool:
@@ -129,8 +149,8 @@ def was_before(image: RingImage, index: int) -> bool:
 
 
 def has_marked(image: RingImage) -> bool:
-    """Say whether some slot is marked. MARKED is the highest state, so one maximum tells."""
-    return len(image.slots) > 0 and int(image.slots.max()) >> STATE_SHIFT == MARKED
+    """Say whether some slot is marked."""
+    return bool((state_of(image.slots) == MARKED).any())
 
 
 def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImage:

@@ -95,6 +95,25 @@ class OverrideStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Handshakes:
+    """What was seen of a backend's TCP handshakes.
+
+    ``exact``: both directions pass, in nat and fullnat. Elsewhere ``answered`` are those whose
+    client went on, and there are no ``resets`` (RSTs from the backend) and no durations.
+    ``repeated`` counts SYNs. ``durations`` are how many took at most 16 us, 32 us, and so on, the
+    last one longer than all, and ``duration_us`` their sum, from SYN to SYN-ACK.
+    """
+
+    begun: int
+    answered: int
+    repeated: int
+    resets: int
+    exact: bool
+    duration_us: int = 0
+    durations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One backend of one service.
 
@@ -111,7 +130,8 @@ class BackendStatus:
     ``connections`` is how many it has, where its service counts them (else None), and
     ``max_connections`` how many it may have.
     ``availability`` is the part of the last ``1h``, ``24h`` and ``30d`` in which its state was up;
-    a window in which nothing is known is missing.
+    a window in which nothing is known is missing. ``handshakes`` is None where they are not
+    watched. ``ejected``: down because of what its traffic told, whatever probes say.
     """
 
     name: str
@@ -137,6 +157,8 @@ class BackendStatus:
     overrides: tuple[OverrideStatus, ...] = ()
     availability: Mapping[str, Share] = field(default_factory=dict)
     hidden: bool = False
+    handshakes: Handshakes | None = None
+    ejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

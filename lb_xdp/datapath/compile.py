@@ -63,6 +63,8 @@ MAP_NAMES = (
     "fragments",
     "ways",
     "budget",
+    "handshakes",
+    "watched",
 )
 
 
@@ -116,6 +118,8 @@ FEATURES = (
     "BY_SOURCE",
     "ANY_PORT",
     "REJECT",
+    "RESET",
+    "WATCH",
 )
 """What may be compiled in or left out; bpf/lb_xdp.c says what each is."""
 
@@ -139,6 +143,8 @@ def features(structure: Structure) -> frozenset[str]:
         "BY_SOURCE": any(traits.by_source for traits in each),
         "ANY_PORT": any(key.port == ANY_PORT for key in services),
         "REJECT": any(traits.reject for traits in each),
+        "RESET": any(traits.reset for traits in each),
+        "WATCH": any(traits.watched for traits in each),
     }
     return frozenset(used | {name for name, needed in wanted.items() if needed})
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 
-from lb_xdp.core.desired import BackendId
+from lb_xdp.core.desired import BackendId, Structure
 from lb_xdp.core.snapshot import ReasonCount
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap
@@ -43,6 +44,49 @@ def backend_counts(
     return {key: BackendCount(*totals[index]) for key, index in indices.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class WatchCount:
+    """What was seen of one backend's handshakes. ``lb_watch_count`` of bpf/lb_types.h says more.
+
+    ``durations`` are how many took at most 16 us, 32 us, and so on; the last: longer than all.
+    """
+
+    begun: int = 0
+    answered: int = 0
+    repeated: int = 0
+    resets: int = 0
+    duration_us: int = 0
+    durations: tuple[int, ...] = ()
+
+
+_SLACK = 64  # more than a bucket of the kernel's holds: else it refuses to read that bucket
+
+
+def watch_counts(watched: BpfMap, indices: Mapping[BackendId, int]) -> dict[BackendId, WatchCount]:
+    """Return what was seen of the backends that are watched."""
+    if not indices:
+        return {}
+    keys, values = watched.read_all(limit=len(indices) + _SLACK)
+    fields = layout().structs["lb_watch_count"].names or ()
+    # Over all backends at once: there may be thousands, and the watcher asks each second.
+    *sums, durations = (values[name].sum(axis=1).tolist() for name in fields)
+    each = zip(*sums, map(tuple, durations), strict=True)
+    found = dict(zip(keys.tolist(), starmap(WatchCount, each), strict=True))
+    return {key: found[index] for key, index in indices.items() if index in found}
+
+
+def watch(watched: BpfMap, structure: Structure, indices: Mapping[BackendId, int]) -> None:
+    """Have counters for the backends of watched services, and for no others."""
+    services = structure.services
+    wanted = {i for identity, i in indices.items() if services[identity.service].watched}
+    held = set(watched.read_all()[0].tolist())
+    zero = np.zeros((), dtype=layout().structs["lb_watch_count"])
+    for index in wanted - held:
+        watched.write(index, zero)
+    for index in held - wanted:
+        watched.delete(index)
+
+
 def reason_counts(reasons: BpfMap) -> tuple[ReasonCount, ...]:
     """Return how many packets ended with each reason."""
     _, values = reasons.read_all()
@@ -68,6 +112,7 @@ def reset(maps: Mapping[str, BpfMap], indices: Iterable[int]) -> None:
     for index in indices:
         for name, zero in zeros.items():
             maps[name].write(index, zero)
+        maps["watched"].delete(index)
 
 
 def flow_counts(counts: BpfMap) -> tuple[int, int, int, int]:

@@ -25,7 +25,7 @@ _MAX_FILTER_BITS = 20
 _FILTER_BITS_EACH = 16  # bits for each address: one packet in sixteen is looked up for nothing
 _FACTORS = 64
 
-_FIELDS = ("port", "protocol", "kind", "flags", "schedule", "index")
+_FIELDS = ("port", "protocol", "kind", "flags", "schedule", "wishes", "index")
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 _MIX: np.uint64 = np.uint64(0x9E37_79B9_7F4A_7C15)
 Words = NDArray[np.uint64]
@@ -36,7 +36,7 @@ class Endpoint:
     """One entry, in host order; port and protocol 0 for an address alone.
 
     With ``is_mac`` address and port are the four and the two octets of a MAC address. ``flags`` and
-    ``schedule`` are a service's (LB_SERVICE_*, LB_SCHEDULE_*).
+    ``schedule`` are a service's (LB_SERVICE_*, LB_SCHEDULE_*), and so are ``wishes`` (LB_WISH_*).
     """
 
     family: int
@@ -48,6 +48,7 @@ class Endpoint:
     is_mac: int = 0
     flags: int = 0
     schedule: int = 0
+    wishes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

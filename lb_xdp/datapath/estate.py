@@ -51,6 +51,7 @@ _TOLD: Final = {
     "active": "connection counts",
     "nat_flows": "records of direct nat flows",
     "nat_marks": "records of direct nat flows",
+    "watched": "counters of handshakes",
 }
 """What is lost with a map; of the others nobody would miss anything."""
 _TO_READ: Final = ("endpoints", "backends", "rings", "snats")

@@ -256,6 +256,7 @@ class Datapath:
 
     def _build_and_swap(self, plan: Plan) -> None:
         counters.reset(self._maps, plan.fresh)
+        counters.watch(self._maps["watched"], plan.structure, plan.indices)
         with ExitStack() as undo:
             built = self._build(plan, undo)
             self._attach(plan, built.program, undo)
@@ -362,6 +363,12 @@ class Datapath:
         return counters.backend_counts(
             self._map("counts"), self._map("active"), self._map("limits"), indices
         )
+
+    def watch_counts(
+        self, indices: Mapping[BackendId, int]
+    ) -> dict[BackendId, counters.WatchCount]:
+        """Return what was seen of the handshakes of the backends that are watched."""
+        return counters.watch_counts(self._map("watched"), indices)
 
     def reason_counts(self) -> tuple[ReasonCount, ...]:
         """Return how many packets ended with each reason."""

@@ -56,7 +56,7 @@ class MapSpec:
     @property
     def per_cpu(self) -> bool:
         """Whether every CPU has a value of its own."""
-        return self.kind is MapType.PERCPU_ARRAY
+        return self.kind in {MapType.PERCPU_ARRAY, MapType.PERCPU_HASH}
 
 
 def possible_cpus() -> int:
@@ -122,6 +122,8 @@ def persistent_specs(flow_entries: int, way_bits: int) -> tuple[MapSpec, ...]:
     key, fragment = structs["lb_flow_key"], structs["lb_fragment_key"]
     hashed, lru = MapType.HASH, MapType.LRU_HASH
     returns, bonds = structs["lb_return"], structs["lb_affinity"]
+    handshakes = 1 << layout().constants["LB_HANDSHAKE_BITS"]
+    watched = MapType.PERCPU_HASH
     return (
         MapSpec("counts", per_cpu, u32, structs["lb_backend_count"], INDICES),
         MapSpec("reasons", per_cpu, u32, np.dtype(np.uint64), reasons),
@@ -137,6 +139,8 @@ def persistent_specs(flow_entries: int, way_bits: int) -> tuple[MapSpec, ...]:
         MapSpec("ways", array, u32, structs["lb_way"], possible_cpus() << way_bits),
         MapSpec("budget", per_cpu, u32, structs["lb_budget"], 1),
         MapSpec("devices", MapType.DEVMAP_HASH, u32, u32, MAX_DEVICES),
+        MapSpec("handshakes", array, u32, structs["lb_handshake"], handshakes),
+        MapSpec("watched", watched, u32, structs["lb_watch_count"], INDICES, NO_PREALLOC),
     )
 
 

@@ -19,6 +19,7 @@ _FLAGS = {
     "shared": "LB_BACKEND_SHARED",
     "no_new": "LB_BACKEND_NO_NEW",
     "tracked": "LB_BACKEND_TRACKED",
+    "watched": "LB_BACKEND_WATCHED",
 }
 _MAX_U16 = 0xFFFF
 

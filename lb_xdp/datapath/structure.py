@@ -22,6 +22,8 @@ _FLAGS = {
     "stateless": "LB_SERVICE_STATELESS",
 }
 
+_WISHES = {"reset": "LB_WISH_RESET", "watched": "LB_WISH_WATCH"}
+
 
 class Found(NamedTuple):
     """What a generation's tables say."""
@@ -71,6 +73,7 @@ def _service(key: ServiceKey, traits: Traits, ring: int) -> Endpoint:
         ring,
         flags=flags,
         schedule=traits.schedule.value,
+        wishes=sum(_constant(wish) for name, wish in _WISHES.items() if getattr(traits, name)),
     )
 
 
@@ -134,4 +137,5 @@ def _address(endpoint: Endpoint) -> Address:
 
 def _traits(endpoint: Endpoint, mode: Mode) -> Traits:
     flags = {name: bool(endpoint.flags & _constant(flag)) for name, flag in _FLAGS.items()}
+    flags |= {name: bool(endpoint.wishes & _constant(wish)) for name, wish in _WISHES.items()}
     return Traits(mode=mode, schedule=Schedule(endpoint.schedule), **flags)

@@ -23,8 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from lb_xdp.core.snapshot import BackendStatus, FlowTableStatus, Snapshot, State
-
-BACKEND_LABELS = ("service", "backend")
+from lb_xdp.metrics.handshakes import BACKEND_LABELS, Rows, handshakes
 
 # 1 ms to 10 s: a probe on the same rack takes 1 to 5 ms, the longest sensible time-out is 10 s.
 PROBE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -157,6 +156,7 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
             gauge.add_metric(labels, spec.value(backend))
         yield gauge
     yield from _connections(rows)
+    yield from handshakes(rows)
     states = GaugeMetricFamily(
         "lb_xdp_backend_state",
         "1 for the state that the backend is in, 0 for every other state.",
@@ -183,7 +183,7 @@ def _availability(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Metr
     return metric
 
 
-def _connections(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Iterator[Metric]:
+def _connections(rows: Rows) -> Iterator[Metric]:
     """Yield what is known of services that record flows or count connections."""
     recorded = GaugeMetricFamily(
         "lb_xdp_backend_recorded_flows",

@@ -3,9 +3,10 @@
 Pure: events go in, a ``Topology`` and the lists of what to ask next come out. Refuses to own
 sockets, time and tasks; ``follow.py`` has them.
 
-Invariant: a MAC that was once seen for a next hop that is in use is never forgotten while the hop
-is in use, only replaced. A neighbour that fails or is deleted keeps it: whether the backend is
-alive is for health checks to say, and a wrong guess here would cut it off.
+Invariant: a MAC that was once seen for the next hop of a target is never forgotten while that is
+the target's latest one, only replaced. A neighbour that fails or is deleted keeps it, also while
+the link is down and there is no route: whether the backend is alive is for health checks to say,
+and a wrong guess here would cut it off.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class View:
     """The mirror.
 
     ``routes`` holds one lookup per target, None where there is no way out; ``hops`` are the
-    neighbours that these lead to.
+    neighbours that these lead to. ``latest`` is where each target's latest route led, and
+    ``held`` those hops: of these no MAC is forgotten.
     """
 
     links: dict[int, Link] = field(default_factory=dict)
@@ -49,6 +51,8 @@ class View:
     neighbours: dict[HopKey, Neighbour] = field(default_factory=dict)
     routes: dict[Address, Route | None] = field(default_factory=dict)
     hops: frozenset[HopKey] = frozenset()
+    latest: dict[Address, HopKey] = field(default_factory=dict)
+    held: frozenset[HopKey] = frozenset()
 
     def apply(self, event: Event) -> Iterable[Address]:
         """Take one event in; return the targets whose route must be looked up again."""
@@ -72,23 +76,27 @@ class View:
         return not isinstance(event, Neighbour) or event.key in self.hops
 
     def reload(self, events: Iterable[Event]) -> None:
-        """Replace the mirror by a full reading; last known MACs of hops in use stay."""
+        """Replace the mirror by a full reading; last known MACs of next hops stay."""
         former = self.neighbours
         self.links, self.addresses, self.neighbours = {}, set(), {}
         for event in events:
             self.apply(event)
-        for key in self.hops - self.neighbours.keys():
+        for key in self.held - self.neighbours.keys():
             if key in former and key[0] in self.links:
                 self.neighbours[key] = replace(former[key], state=NUD_NONE)
 
     def set_routes(self, routes: dict[Address, Route | None]) -> None:
         """Take over lookups; targets that are not in ``routes`` are no longer followed."""
         self.routes = routes
-        self.hops = frozenset(
-            (route.ifindex, route.gateway or target)
+        present = {
+            target: (route.ifindex, route.gateway or target)
             for target, route in routes.items()
             if route is not None
-        )
+        }
+        self.hops = frozenset(present.values())
+        kept = {target: hop for target, hop in self.latest.items() if target in routes}
+        self.latest = kept | present
+        self.held = frozenset(self.latest.values())
 
     def topology(self, names: Collection[str]) -> Topology:
         """Return what the mirror says about the interfaces ``names`` and all targets."""
@@ -145,7 +153,7 @@ class View:
 
     def _apply_neighbour(self, entry: Neighbour) -> None:
         former = self.neighbours.get(entry.key)
-        if entry.state == NUD_NONE and entry.key not in self.hops:
+        if entry.state == NUD_NONE and entry.key not in self.held:
             self.neighbours.pop(entry.key, None)
         elif entry.mac in (None, NO_MAC):
             self.neighbours[entry.key] = replace(entry, mac=former.mac if former else None)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lb_xdp.core.desired import BackendId
-from lb_xdp.core.model import ANY_PORT, Algorithm, Mode, NoBackend, Protocol, Service
+from lb_xdp.core.model import (
+    ANY_PORT,
+    Algorithm,
+    Detect,
+    Mode,
+    NoBackend,
+    OnBackendDown,
+    Protocol,
+    Service,
+)
+from lb_xdp.core.settle import MARKED, SEVERED, UNSETTLED, pack
 from lb_xdp.datapath.generation import draw
 from lb_xdp.datapath.selftest import Tried, verify_generation
 from lb_xdp.errors import SelfTestError
@@ -27,8 +38,19 @@ def tried(loaded: LoadedProgram) -> Tried:
         [service(Mode.DSR, ANY_PORT, algorithm=Algorithm.SOURCE_HASH)],
         [service(Mode.DSR, algorithm=Algorithm.LEAST_CONNECTIONS, max_connections=10)],
         [service(Mode.NAT, backends=(9,), no_backend=NoBackend.REJECT)],
+        [service(Mode.DSR, on_backend_down=OnBackendDown.RESET)],
+        [service(Mode.NAT, detect=Detect()), service(Mode.IPIP, 443, detect=Detect())],
     ],
-    ids=["dsr", "tunnels", "translating", "any port", "least connections", "nobody"],
+    ids=[
+        "dsr",
+        "tunnels",
+        "translating",
+        "any port",
+        "least connections",
+        "nobody",
+        "reset",
+        "watched",
+    ],
 )
 def test_a_right_program_passes(wire: Wire, services: list[Service]) -> None:
     """Of every packet that is tried the model knows the end, and the program comes to the same."""
@@ -87,3 +109,24 @@ def test_interfaces_that_take_no_packets_are_no_hindrance(wire: Wire) -> None:
         )
         result = tried(loaded)
     assert result.packets == result.foretold
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.MAGLEV, Algorithm.ROUND_ROBIN])
+@pytest.mark.parametrize("state", [UNSETTLED, MARKED, SEVERED])
+def test_a_trial_of_rings_that_are_not_settled(
+    wire: Wire, algorithm: Algorithm, state: int
+) -> None:
+    """A generation is also replaced while slots settle, and after a backend died."""
+    web = service(
+        Mode.DSR, backends=(1, 9), algorithm=algorithm, on_backend_down=OnBackendDown.RESET
+    )
+    with LoadedProgram(wire, web, down=(9,)) as loaded:
+        plan = loaded.plan
+        first, dead = (np.uint32(plan.indices[loaded.identity(web, n)]) for n in (1, 9))
+        former = first if state == UNSETTLED else dead if state == SEVERED else np.uint32(0)
+        slots = pack(np.full_like(plan.rings[web.key].slots, first), former, np.uint32(state))
+        image = plan.rings[web.key]._replace(slots=slots)
+        loaded.generation.write_ring(web.key, image)
+        loaded.plan = replace(plan, rings={web.key: image})
+        result = tried(loaded)
+    assert result.packets == result.foretold > 200

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from lb_xdp.core.model import Algorithm, Mode, NoBackend, Protocol, Service
-from lb_xdp.core.settle import MARKED, SETTLED, UNSETTLED, current_of, pack
+from lb_xdp.core.model import Algorithm, Mode, NoBackend, OnBackendDown, Protocol, Service
+from lb_xdp.core.settle import MARKED, SETTLED, SEVERED, UNSETTLED, current_of, pack
 from tests.support.program import (
     CLIENT,
     CLIENT_MAC,
@@ -21,6 +22,7 @@ from tests.support.program import (
     LoadedProgram,
     Outcome,
     Wire,
+    assert_same,
     backend_address,
     backend_mac,
     service,
@@ -128,9 +130,9 @@ def test_a_full_service_refuses_if_it_is_told_to(wire: Wire) -> None:
 
 
 def put(loaded: LoadedProgram, web: Service, former: int, state: int) -> None:
-    """Have backend 1 hold all slots, and another have held them before."""
+    """Have backend 1 hold all slots, and another (1 to 3) have held them before."""
     image = loaded.plan.rings[web.key]
-    at = {n: np.uint32(loaded.plan.indices[loaded.identity(web, n)]) for n in (1, 2)}
+    at = {n: np.uint32(loaded.plan.indices[loaded.identity(web, n)]) for n in (1, 2, 3)}
     present = np.full_like(current_of(image.slots), at[1])
     slots = pack(present, at[former] if former else np.uint32(0), np.uint32(state))
     loaded.generation.write_ring(web.key, image._replace(slots=slots))
@@ -197,3 +199,95 @@ def test_a_full_table_sends_new_flows_by_the_ring(wire: Wire) -> None:
         reasons = Counter(loaded.run(request("S", port)).reason for port in range(500))
         assert reasons["table_full"] > 300
         assert set(reasons) == {"forwarded", "table_full"}
+
+
+RESETTING = {
+    "dsr": service(Mode.DSR, on_backend_down=OnBackendDown.RESET),
+    "nat": service(Mode.NAT, backend_port=8080, on_backend_down=OnBackendDown.RESET),
+    "fullnat": service(Mode.FULLNAT, backend_port=8080, on_backend_down=OnBackendDown.RESET),
+    "turns": service(
+        Mode.DSR, algorithm=Algorithm.ROUND_ROBIN, on_backend_down=OnBackendDown.RESET
+    ),
+}
+
+
+def turn(loaded: LoadedProgram, web: Service, number: int, *, up: bool) -> None:
+    """Have a backend go down or come back, by its record alone."""
+    identity = loaded.identity(web, number)
+    record = replace(loaded.desired.records[identity], up=up)
+    loaded.generation.write_record(identity, loaded.plan.indices[identity], record)
+
+
+def with_fields(frame: Ether, **fields: int) -> Ether:
+    for name, value in fields.items():
+        setattr(frame[TCP], name, value)
+    return frame
+
+
+@pytest.mark.parametrize("web", RESETTING.values(), ids=RESETTING.keys())
+def test_a_severed_slot_resets_what_is_not_recorded(wire: Wire, web: Service) -> None:
+    """Its former backend's flows get a RST; new ones are recorded, and left alone."""
+    with LoadedProgram(wire, web) as loaded:
+        turn(loaded, web, 2, up=False)
+        put(loaded, web, 2, SEVERED)
+        outcome = loaded.run(request("A", 1))
+        assert (outcome.action, outcome.reason) == ("tx", "reset")
+        assert number_of(loaded.run(request("S", 2))) == 1
+        assert number_of(loaded.run(request("A", 2))) == 1
+        assert loaded.run(request("R", 1)).reason == "severed"
+        assert loaded.run(request("A", 1)).reason == "reset"
+        turn(loaded, web, 2, up=True)
+        assert number_of(loaded.run(request("A", 1))) == 2
+
+
+@pytest.mark.parametrize("web", RESETTING.values(), ids=RESETTING.keys())
+@pytest.mark.parametrize("state", [UNSETTLED, MARKED, SEVERED])
+def test_a_record_of_a_dead_backend_resets_its_flow(wire: Wire, web: Service, state: int) -> None:
+    """As often as it asks, until it begins anew; other backends' flows go on."""
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        assert number_of(loaded.run(request("A", 1))) == 2
+        put(loaded, web, 3, UNSETTLED)
+        assert number_of(loaded.run(request("A", 2))) == 3
+        turn(loaded, web, 2, up=False)
+        put(loaded, web, 3 if state == UNSETTLED else 2, state)
+        assert [loaded.run(request("PA", 1)).reason for _ in range(3)] == ["reset"] * 3
+        assert number_of(loaded.run(request("A", 2))) == 3
+        assert number_of(loaded.run(request("S", 1))) == 1
+        assert number_of(loaded.run(request("A", 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "payload", "expected"),
+    [
+        ("A", b"", {"flags": "R", "seq": 2000, "ack": 0}),
+        ("PA", b"hello", {"flags": "R", "seq": 2000, "ack": 0}),
+        ("P", b"hello", {"flags": "RA", "seq": 0, "ack": 1005}),
+        ("F", b"", {"flags": "RA", "seq": 0, "ack": 1001}),
+        ("SA", b"", {"flags": "R", "seq": 2000, "ack": 0}),
+    ],
+)
+def test_the_octets_of_a_reset(
+    wire: Wire, flags: str, payload: bytes, expected: dict[str, object]
+) -> None:
+    """Sequence numbers as RFC 9293, 3.5.2 says, ends exchanged, and sums that are right."""
+    web = RESETTING["dsr"]
+    with LoadedProgram(wire, web, down=[2]) as loaded:
+        put(loaded, web, 2, SEVERED)
+        sent = Ether(bytes(with_fields(request(flags, 1) / payload, seq=1000, ack=2000)))
+        outcome = loaded.run(sent)
+        assert outcome.reason == "reset"
+        header = IP(src=str(VIP), dst=str(CLIENT), ttl=64, id=0, flags="DF")
+        wanted = Ether(src=GATEWAY_MAC, dst=CLIENT_MAC) / header
+        assert_same(outcome.data, wanted / TCP(sport=80, dport=1, window=0, **expected))
+
+
+def test_a_service_that_rehashes_beside_one_that_resets(wire: Wire) -> None:
+    """Only who asked for it has its flows reset; a slot left severed is taken for marked."""
+    other = service(Mode.DSR, 443, name="other")
+    with LoadedProgram(wire, RESETTING["dsr"], other) as loaded:
+        put(loaded, other, 2, SEVERED)
+        turn(loaded, other, 2, up=False)
+        frame = request("A", 1)
+        frame[TCP].dport = 443
+        assert number_of(loaded.run(frame)) == 1

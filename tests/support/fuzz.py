@@ -24,7 +24,7 @@ from typing import Self
 
 import click
 
-from lb_xdp.core.desired import BackendId, desire
+from lb_xdp.core.desired import BackendId, Desired, desire
 from lb_xdp.core.model import (
     GUE_PORT,
     Config,
@@ -36,6 +36,7 @@ from lb_xdp.core.plan import Observed, Plan, make_plan
 from lb_xdp.core.reference import Found, Model, describe, difference
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.topology import Topology
+from lb_xdp.datapath import counters
 from lb_xdp.datapath.compile import build_id, way_bits
 from lb_xdp.datapath.generation import build_generation, draw
 from lb_xdp.datapath.layout import layout
@@ -69,18 +70,21 @@ def planned(wire: program.Wire, variant: Variant) -> tuple[Config, Topology, Pla
     interfaces = (program.OUTER, program.INNER)
     gateway = Gateway("fuzz", interfaces, XdpMode.AUTO, "", None, snat_addresses=program.SNATS)
     config = Config(gateway, variant.services)
-    dead = {
-        address(number)
-        for number in variant.down
-        for address in (program.backend_address, program.backend_address6)
-    }
-    live = [
-        BackendId(service.key, backend.key)
-        for service, backend in config.backends()
-        if backend.address not in dead
-    ]
-    desired = desire(config, topology, live, Rings().ring_of, build=build_id(), held={})
-    return config, topology, make_plan(Observed(), desired, now_ns=time.monotonic_ns())
+    rings = Rings()
+
+    def goal(*dead: int) -> Desired:
+        gone = {at(n) for n in dead for at in (program.backend_address, program.backend_address6)}
+        live = [
+            BackendId(service.key, backend.key)
+            for service, backend in config.backends()
+            if backend.address not in gone
+        ]
+        return desire(config, topology, live, rings.ring_of, build=build_id(), held={})
+
+    before = make_plan(Observed(), goal(*variant.down), now_ns=time.monotonic_ns())
+    observed = Observed(indices=before.indices, rings=before.rings, structure=None)
+    desired = goal(*variant.down, *variant.fallen)
+    return config, topology, make_plan(observed, desired, now_ns=time.monotonic_ns())
 
 
 def _specs() -> Iterator[MapSpec]:
@@ -102,6 +106,7 @@ class Rig:
             maps = {spec.name: undo.enter_context(BpfMap.create(spec)) for spec in _specs()}
             for interface in self.topology.interfaces.values():
                 maps["devices"].write(interface.index, interface.index)
+            counters.watch(maps["watched"], self.plan.structure, self.plan.indices)
             generation = build_generation(self.plan, maps)
             undo.callback(generation.close)
             self.generation = generation

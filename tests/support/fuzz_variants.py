@@ -10,8 +10,10 @@ from lb_xdp.core.model import (
     Address,
     Affinity,
     Algorithm,
+    Detect,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Service,
     Session,
@@ -21,12 +23,16 @@ from tests.support import program
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Services that are compiled together. ``mtu`` is the interfaces'."""
+    """Services that are compiled together. ``mtu`` is the interfaces'.
+
+    ``down`` backends were never up, ``fallen`` ones were, and went down.
+    """
 
     name: str
     services: tuple[Service, ...]
     mtu: int = 1500
     down: tuple[int, ...] = ()
+    fallen: tuple[int, ...] = ()
 
 
 def _vip(number: int, version: int) -> Address:
@@ -86,6 +92,38 @@ def _odd(version: int) -> tuple[Service, ...]:
     )
 
 
+def _resetting(version: int) -> tuple[Service, ...]:
+    """Return services whose flows are reset when their backend goes down."""
+
+    def one(mode: Mode, number: int, **wish: object) -> Service:
+        reset = OnBackendDown.RESET
+        vip, name = _vip(number, version), f"r{number}"
+        return program.service(mode, vip=vip, name=name, on_backend_down=reset, **wish)  # type: ignore[arg-type]  # the wishes are service()'s own
+
+    return (
+        *(one(mode, 40 + at, backends=(1, 2, 8)) for at, mode in enumerate(Mode)),
+        one(Mode.DSR, 46, backends=(8,), algorithm=Algorithm.LEAST_CONNECTIONS),
+        one(Mode.NAT, 47, backends=(2, 8), algorithm=Algorithm.ROUND_ROBIN, backend_port=8047),
+        one(Mode.IPIP, 48, backends=(8,), no_backend=NoBackend.REJECT),
+    )
+
+
+def _watched(version: int) -> tuple[Service, ...]:
+    """Return services whose handshakes are watched."""
+
+    def one(mode: Mode, number: int, **wish: object) -> Service:
+        vip, name = _vip(number, version), f"w{number}"
+        return program.service(mode, vip=vip, name=name, detect=Detect(), **wish)  # type: ignore[arg-type]  # the wishes are service()'s own
+
+    return (
+        *(one(mode, 50 + at) for at, mode in enumerate(Mode)),
+        one(Mode.DSR, 56, algorithm=Algorithm.SOURCE_HASH),
+        one(Mode.NAT, 57, algorithm=Algorithm.LEAST_CONNECTIONS, max_connections=100),
+        one(Mode.NAT, 58, backends=(4, 5), backend_port=8058),
+        one(Mode.GUE, 59, session=Session(flows=False)),
+    )
+
+
 def variants() -> tuple[Variant, ...]:
     """Return what is fuzzed: each mode and family by itself, and all together."""
     single = [
@@ -105,12 +143,18 @@ def variants() -> tuple[Variant, ...]:
         *_tracking(6),
         *_odd(4),
         *_odd(6),
+        *_resetting(4),
+        *_resetting(6),
+        *_watched(4),
+        *_watched(6),
     )
     return (
         *single,
         *(Variant(name, services) for name, services in crossed.items()),
         Variant("tracked", _tracking(4) + _tracking(6)),
         Variant("odd", _odd(4) + _odd(6), down=(9,)),
+        Variant("resetting", _resetting(4) + _resetting(6), fallen=(8,)),
+        Variant("watched", _watched(4) + _watched(6)),
         Variant("jumbo", _pair(Mode.IPIP, 11, 4) + _pair(Mode.NAT, 13, 4), mtu=9000),
-        Variant("all", everything, down=(9,)),
+        Variant("all", everything, down=(9,), fallen=(8,)),
     )

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.settle import (
     NO_BACKEND,
+    SEVERED,
     UNSETTLED,
     RingImage,
     Slots,
@@ -107,16 +110,23 @@ class Kernel:
         return True
 
     def assert_safe(self) -> None:
-        """Every program that runs finds a usable record of its own for each index in its rings."""
+        """Every program that runs finds a usable record of its own for each index in its rings.
+
+        The former backend of a severed slot may be out of reach: it is asked whether it is up.
+        """
         for _, number in self.links.values():
             generation = self.generations[number]
             assert len(set(generation.indices.values())) == len(generation.indices)
             known = {i: key for key, i in generation.indices.items() if key in generation.records}
             for service, image in generation.rings.items():
                 present, former = current_of(image.slots), former_of(image.slots)
-                assert bool(image.unsettled_until_ns) == (UNSETTLED in state_of(image.slots))
-                named = {known[i] for i in {*present.tolist(), *former.tolist()} - {NO_BACKEND}}
-                assert {key.service for key in named} <= {service}
+                states = state_of(image.slots)
+                waits = bool(np.isin(states, (UNSETTLED, SEVERED)).any())
+                assert bool(image.unsettled_until_ns) == waits
+                dead = {known[i] for i in set(former[states == SEVERED].tolist()) - {NO_BACKEND}}
+                used = {*present.tolist(), *former[states != SEVERED].tolist()} - {NO_BACKEND}
+                named = {known[i] for i in used}
+                assert {key.service for key in named | dead} <= {service}
                 assert all(generation.records[key].reachable for key in named)
 
     def assert_reached(self, goal: Desired) -> None:

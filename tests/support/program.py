@@ -29,11 +29,13 @@ from lb_xdp.core.model import (
     BackendName,
     CheckKind,
     Config,
+    Detect,
     FlowTable,
     Gateway,
     HealthCheck,
     Mode,
     NoBackend,
+    OnBackendDown,
     Pool,
     Protocol,
     Service,
@@ -150,7 +152,9 @@ def service(
     algorithm: Algorithm = Algorithm.MAGLEV,
     session: Session = Session(),  # noqa: B008 - frozen
     no_backend: NoBackend = NoBackend.DROP,
+    on_backend_down: OnBackendDown = OnBackendDown.REHASH,
     max_connections: int | None = None,
+    detect: Detect | None = None,
     name: str = "web",
 ) -> Service:
     """Return a service over backends 1, 2, ..., of equal weights and never probed.
@@ -166,7 +170,7 @@ def service(
         )
         for n in backends
     )
-    pool = Pool(name, members, HealthCheck(CheckKind.NONE))
+    pool = Pool(name, members, HealthCheck(CheckKind.NONE), detect=detect)
     return Service(
         ServiceName(name),
         vip,
@@ -177,6 +181,7 @@ def service(
         algorithm=algorithm,
         session=session,
         no_backend=no_backend,
+        on_backend_down=on_backend_down,
     )
 
 
@@ -233,6 +238,7 @@ class LoadedProgram:
             }
             for interface in self.topology.interfaces.values():
                 self.maps["devices"].write(interface.index, interface.index)
+            counters.watch(self.maps["watched"], self.plan.structure, self.plan.indices)
             self.generation: Generation = build_generation(self.plan, self.maps)
             undo.callback(self.generation.close)
             self._undo = undo.pop_all()
@@ -271,6 +277,11 @@ class LoadedProgram:
         return counters.backend_counts(
             maps["counts"], maps["active"], maps["limits"], self.plan.indices
         )[identity]
+
+    def watched(self, service: Service, number: int) -> counters.WatchCount:
+        """Return what was seen of a backend's handshakes."""
+        seen = counters.watch_counts(self.maps["watched"], self.plan.indices)
+        return seen[self.identity(service, number)]
 
     @staticmethod
     def identity(service: Service, number: int) -> BackendId:

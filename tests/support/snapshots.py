@@ -9,6 +9,7 @@ from lb_xdp.core.snapshot import (
     BackendStatus,
     DatapathStatus,
     FlowTableStatus,
+    Handshakes,
     Health,
     ProgramStatus,
     ReasonCount,
@@ -42,6 +43,9 @@ WEB1 = BackendStatus(
     connections=12,
     max_connections=1000,
     availability={"1h": Share(1.0, 3600.0), "24h": Share(0.9975, 11_520.0)},
+    handshakes=Handshakes(
+        20_000, 19_990, 12, 3, exact=True, duration_us=2_400_000, durations=(0, 9_000, 10_990)
+    ),
 )
 WEB2 = replace(WEB1, name="web2", address="10.0.0.12:8080", weight=200, slots=43_691)
 WEB3 = replace(

@@ -95,6 +95,16 @@ def _recorded() -> Iterator[Row]:
         yield Row("recorded", "dsr unsettled slot, SYN", syns, Kind.SYN)
 
 
+def _watched() -> Iterator[Row]:
+    for mode in (Mode.DSR, Mode.NAT):
+        for watched, name in ((False, "not watched"), (True, "watched")):
+            setup = Setup(mode, watched=watched)
+            yield Row("watched", f"{mode} established, {name}", setup)
+            yield Row("watched", f"{mode} SYN, {name}", setup, Kind.SYN)
+            if mode.translates:
+                yield Row("watched", f"{mode} reply, {name}", setup, to=To.CLIENT)
+
+
 def _services() -> Iterator[Row]:
     for family in _FAMILIES:
         for mode in (Mode.DSR, Mode.IPIP, Mode.NAT):
@@ -121,7 +131,7 @@ def _generic() -> Iterator[Row]:
 def rows(pattern: str) -> list[list[Row]]:
     """Return the groups of rows whose title matches, each with its baselines."""
     groups = []
-    for source in (_forwarding, _passing, _recorded, _services, _generic):
+    for source in (_forwarding, _passing, _recorded, _watched, _services, _generic):
         wanted = [row for row in source() if re.search(pattern, row.title)]
         if wanted:
             families = {row.setup.family for row in wanted}

@@ -25,6 +25,7 @@ from lb_xdp.core.model import (
     Algorithm,
     BackendKey,
     Config,
+    Detect,
     FlowTable,
     Gateway,
     Mode,
@@ -37,6 +38,7 @@ from lb_xdp.core.plan import Observed, Plan, make_plan
 from lb_xdp.core.ring import Ring
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.settle import NO_BACKEND, UNSETTLED, current_of, pack
+from lb_xdp.datapath import counters
 from lb_xdp.datapath.bench import Case, Harness
 from lb_xdp.datapath.bench_frames import Kind, Traffic, bench_layout, build_frame, to_service
 from lb_xdp.datapath.compile import FEATURES, build_id, compile_gateway, way_bits
@@ -79,8 +81,8 @@ class To(Enum):
 class Setup:
     """What a gateway is configured for; ``generic``: every feature compiled in.
 
-    ``unsettled``: every slot has a former backend. ``number`` keeps equal set-ups apart, for flows
-    that must not meet the records of others.
+    ``unsettled``: every slot has a former backend. ``watched``: handshakes are. ``number`` keeps
+    equal set-ups apart, for flows that must not meet the records of others.
     """
 
     mode: Mode
@@ -90,6 +92,7 @@ class Setup:
     services: int = 1
     generic: bool = False
     unsettled: bool = False
+    watched: bool = False
     number: int = 0
 
     @property
@@ -133,6 +136,7 @@ class Setup:
             backend_port=translated,
             algorithm=self.algorithm,
             session=Session(self.affinity),
+            detect=Detect() if self.watched else None,
             name=f"s{number}",
         )
 
@@ -177,6 +181,7 @@ class Built:
             }
             for index in desired.interfaces.values():
                 self.maps["devices"].write(index, index)
+            counters.watch(self.maps["watched"], plan.structure, plan.indices)
             generation = build_generation(plan, self.maps)
             undo.callback(generation.close)
             self.program_fd = generation.program.fd

@@ -434,5 +434,6 @@ _JUDGES: Mapping[str, Callable[[World, bytes, bytes], str]] = {
     "icmp_error": _error,
     "echo": _echo,
     "refused": _own,
+    "reset": _own,
     "too_big": _own,
 }

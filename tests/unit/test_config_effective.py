@@ -68,6 +68,7 @@ service_keys = {
         {}, optional={"affinity": st.sampled_from(list(Affinity)).map(str), "timeout": times}
     ),
     "no_backend": st.sampled_from(["drop", "reject"]),
+    "on_backend_down": st.sampled_from(["rehash", "reset"]),
 }
 
 waits = seconds.filter(lambda value: isinstance(value, str) or value >= 0)
@@ -84,6 +85,23 @@ PANICS: list[dict[str, Any]] = [
     {"panic": "fallback", "fallback": SORRY},
     {"panic": "fallback", "fallback": {"name": "a:fallback", **SORRY}},
 ]
+
+
+detects = st.one_of(
+    st.just("none"),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "interval": st.sampled_from([1, "5s", "2min"]),
+            "min_flows": st.integers(1, 1_000_000),
+            "failure_share": st.sampled_from([0, "30%", 0.5, 1]),
+            "eject": st.booleans(),
+            "max_ejected": st.sampled_from(["10%", 0.25]),
+            "base_time": st.sampled_from(["30s", "1h"]),
+            "max_time": st.sampled_from(["5min", "24h"]),
+        },
+    ),
+)
 
 
 @st.composite
@@ -109,7 +127,12 @@ def backend_lists(draw: st.DrawFn, subnet: str = "10.0.0.") -> list[dict[str, An
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a valid file as plain data."""
     pools: list[dict[str, Any]] = [
-        {"name": name, "backends": draw(backend_lists()), "health": draw(checks)}
+        {
+            "name": name,
+            "backends": draw(backend_lists()),
+            "health": draw(checks),
+            "detect": draw(detects),
+        }
         | draw(st.fixed_dictionaries({}, optional=pool_keys))
         | draw(st.sampled_from(PANICS))
         for name in draw(st.lists(names, max_size=2, unique=True))

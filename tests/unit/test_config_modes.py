@@ -237,6 +237,19 @@ def test_what_needs_records_refuses_to_go_without(change: dict[str, Any], needs:
     assert "; leave it out, or " in said
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"protocol": "udp"}, "`protocol: udp`, which has no RST"),
+        ({"session": {"flows": "none"}}, "`flows: none`: without records nobody knows which"),
+    ],
+)
+def test_reset_needs_tcp_and_records(change: dict[str, Any], why: str) -> None:
+    """`on_backend_down: reset` is refused where nobody could be told, or nobody knows whom."""
+    said = refused(WEB | {"on_backend_down": "reset"} | change)
+    assert said.startswith(f"services[0].on_backend_down: `reset` does not go with {why}")
+
+
 @pytest.mark.parametrize("algorithm", ["maglev", "source_hash"])
 def test_hashing_goes_without_records(algorithm: str) -> None:
     """Where the packet names its backend, records can be declined."""

@@ -23,11 +23,13 @@ from lb_xdp.core.model import (
     BackendName,
     CheckKind,
     Config,
+    Detect,
     FlowTable,
     HealthCheck,
     Listen,
     Mode,
     NoBackend,
+    OnBackendDown,
     Protocol,
     Session,
     TunnelSources,
@@ -97,6 +99,7 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert found.algorithm is Algorithm.MAGLEV
     assert found.session == Session(Affinity.NONE, 10800, flows=True)
     assert found.no_backend is NoBackend.DROP
+    assert found.on_backend_down is OnBackendDown.REHASH
     assert found.why_tracked is None
     assert found.pool.backends == (
         Backend(BackendName("10.0.0.11:8080"), IPv4Address("10.0.0.11"), 8080, 100, None),
@@ -207,11 +210,27 @@ def test_a_service_takes_an_algorithm_a_session_and_a_word_for_no_backend() -> N
         algorithm="source_hash",
         session={"affinity": "client_prefix", "timeout": "1h"},
         no_backend="reject",
+        on_backend_down="reset",
     ).services
     assert found.algorithm is Algorithm.SOURCE_HASH
     assert found.session == Session(Affinity.CLIENT_PREFIX, 3600, flows=True)
     assert found.no_backend is NoBackend.REJECT
+    assert found.on_backend_down is OnBackendDown.RESET
     assert not service(session={"flows": "none"}).services[0].session.flows
+
+
+def test_detect_is_off_unless_asked_for() -> None:
+    """Nothing, `none` and a mapping, whose values have defaults; UDP services are not watched."""
+    assert service().services[0].pool.detect is None
+    assert service(detect="none").services[0].pool.detect is None
+    (found,) = service(detect={}).services
+    assert found.watched == found.pool.detect == Detect()
+    told = {"interval": "3s", "min_flows": 5, "failure_share": "30%", "eject": True}
+    told |= {"max_ejected": 0.25, "base_time": "10s", "max_time": "1min"}
+    (found,) = service(detect=told).services
+    assert found.watched == Detect(3, 5, 0.3, eject=True, max_ejected=0.25, base_time_s=10,
+                                   max_time_s=60)  # fmt: skip
+    assert service(protocol="udp", detect={}, health="none").services[0].watched is None
 
 
 def test_ipv6_addresses_are_spelled_in_the_short_form_and_in_brackets() -> None:
@@ -365,6 +384,14 @@ NAME = "a name of at most 63"
         (service, {"session": {"timeout": "0s"}}, "a duration from 1s to 168h"),
         (service, {"session": {"flows": False}}, "false is not allowed; one of auto, none"),
         (service, {"no_backend": "ignore"}, "one of drop, reject"),
+        (service, {"on_backend_down": "rst"}, "one of rehash, reset"),
+        (service, {"detect": "off"}, "`none`, or a mapping such as `{eject: true}`"),
+        (service, {"detect": {"eject": "yes"}}, "detect.eject: "),
+        (service, {"detect": {"eject": 1}}, "1 is not allowed; true or false"),
+        (service, {"detect": {"ejekt": True}}, "did you mean `eject`?"),
+        (service, {"detect": {"min_flows": 0}}, "an integer from 1 to 1000000"),
+        (service, {"detect": {"max_ejected": "101%"}}, "from 0% to 100%"),
+        (service, {"detect": {"base_time": "0s"}}, "a duration from 1s to 24h"),
         (service, {"backends": []}, "services[0].backends: an empty list is not allowed"),
         (service, {"backends": [5]}, "5 is not allowed; a mapping with name, host, port"),
         (service, {"health": "nnoe"}, '"nnoe" is not allowed; `none`, or a mapping'),

@@ -22,6 +22,7 @@ from lb_xdp.core.model import (
     HealthCheck,
     Mode,
     NoBackend,
+    OnBackendDown,
     Pool,
     Protocol,
     Service,
@@ -86,7 +87,8 @@ def only(values: Mapping[Any, Any]) -> Any:
         (service(session=Session(Affinity.CLIENT_IP)), {"client": True, "prefix": False}),
         (service(session=Session(Affinity.CLIENT_PREFIX)), {"client": True, "prefix": True}),
         (service(no_backend=NoBackend.REJECT), {"reject": True}),
-        (service(session=Session(flows=False)), {"stateless": True}),
+        (service(session=Session(flows=False)), {"stateless": True, "reset": False}),
+        (replace(service(), on_backend_down=OnBackendDown.RESET), {"reset": True}),
         (service(Mode.FULLNAT), {"mode": Mode.FULLNAT, "tracked": True, "stateless": False}),
     ],
 )

@@ -32,6 +32,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "store": CORE,
     "layers": CORE | {"reconciler", "store", "witness"},
     "collector": CORE | {"reconciler"},
+    "watcher": CORE | {"reconciler", "witness"},
     "reporter": CORE | {"reconciler"},
     "native": CORE,
     "journal": CORE,
@@ -43,7 +44,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "turns": {"errors"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"layers", "naming", "store", "witness", "native", "journal", "chronicle"}
+    | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import run
@@ -33,7 +34,7 @@ def written(folder: Path) -> list[int]:
     """Return the numbers in both files, the older one's first."""
     lines: list[str] = []
     for name in ("events.1.jsonl", "events.jsonl"):
-        if (folder / name).exists():
+        with suppress(FileNotFoundError):  # there is no newer one while the files change places
             lines += (folder / name).read_text().splitlines()
     return [json.loads(line)["number"] for line in lines]
 

@@ -125,7 +125,7 @@ class Gate:
     def statuses(self) -> dict[str, BackendStatus]:
         reconciler = self.reconciler
         standings = reconciler.standings()
-        views = reconciler.views(standings, {}, 1000.0, {})
+        views = reconciler.views(standings, {}, 1000.0, {}, {})
         (service,) = service_statuses(reconciler.whole, TOPOLOGY, views, {}, standings.panics)
         return {backend.name: backend for backend in service.backends}
 

@@ -34,8 +34,10 @@ from lb_xdp.core.settle import (
     MARKED,
     NO_BACKEND,
     SETTLED,
+    SEVERED,
     UNSETTLED,
     RingImage,
+    former_of,
     state_of,
 )
 from tests.support.plans import Kernel, owners
@@ -89,6 +91,7 @@ rules = st.builds(
     mode=st.sampled_from(Mode),
     tracked=st.booleans(),
     by_source=st.booleans(),
+    reset=st.booleans(),
 )
 
 
@@ -181,6 +184,7 @@ def simple_goal(
     build: int = 1,
     tracked: bool = False,
     by_source: bool = False,
+    reset: bool = False,
 ) -> Desired:
     """Two backends, ONE with weight 1, and what may be changed of it."""
     service, (one, two) = SERVICES[0], BACKENDS[:2]
@@ -191,7 +195,7 @@ def simple_goal(
     }
     weights = {one: 1, two: weight}
     ring = hand_over(maglev(weights, SLOTS), {one, two} if up else {one}, weights)
-    rules = PLAIN._replace(tracked=tracked, by_source=by_source)
+    rules = PLAIN._replace(tracked=tracked, by_source=by_source, reset=reset)
     return Desired(
         structure_of({service: rules}, frozenset(known), build),
         known,
@@ -296,6 +300,42 @@ def test_flows_that_fall_elsewhere_are_looked_up(
     """Records of flows that may be on any slot count until they are over."""
     plan = make_plan(applied(before), after, NOW_NS)
     assert states(plan.rings[ONE]) == {expected}
+
+
+def test_where_flows_are_reset_slots_of_the_dead_are_severed() -> None:
+    """Until their time is up, or the service wants it no more; who comes back has its slots."""
+    goal, dead = simple_goal(reset=True), simple_goal(reset=True, up=False)
+    observed = applied(goal, dead)
+    image = observed.rings[ONE]
+    assert states(image) == {SETTLED, SEVERED}
+    assert image.unsettled_until_ns == NOW_NS + SETTLE_NS
+    index = observed.indices[BackendId(ONE, BACKENDS[1])]
+    severed = state_of(image.slots) == SEVERED
+    assert set(former_of(image.slots)[severed].tolist()) == {index}
+    assert make_plan(observed, dead, NOW_NS + 1).empty
+    over = make_plan(observed, dead, NOW_NS + SETTLE_NS).rings[ONE]
+    back = make_plan(observed, goal, NOW_NS + 1).rings[ONE]
+    structure = simple_goal(up=False).structure
+    rehashed = make_plan(observed, replace(dead, structure=structure), NOW_NS + 1).rings[ONE]
+    assert [states(ring) for ring in (over, back, rehashed)] == [{SETTLED, MARKED}] * 3
+
+
+def test_who_left_for_good_is_no_former_backend() -> None:
+    """Its index may be given to another: a severed slot forgets it, and stays severed."""
+    before = applied(simple_goal(reset=True), simple_goal(reset=True, up=False))
+    goal = simple_goal(reset=True, up=False)
+    gone = BackendId(ONE, BACKENDS[1])
+    records = {key: record for key, record in goal.records.items() if key != gone}
+    rules = dict(goal.structure.services)
+    alone = replace(
+        goal,
+        records=records,
+        rings={ONE: maglev({BACKENDS[0]: 1}, SLOTS)},
+        structure=structure_of(rules, frozenset(records), 1),
+    )
+    image = make_plan(before, alone, NOW_NS + 1).rings[ONE]
+    assert states(image) == {SETTLED, SEVERED}
+    assert set(former_of(image.slots).tolist()) == {0}
 
 
 def test_a_changed_affinity_or_settle_time_is_written() -> None:

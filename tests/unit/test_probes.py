@@ -323,6 +323,19 @@ async def test_prober_leaves_targets_without_a_check_alone() -> None:
     assert results.seen == []
 
 
+async def test_prober_probes_at_once_when_told() -> None:
+    """Long before the next probe is due; what it does not probe it leaves alone."""
+    results: asyncio.Queue[str] = asyncio.Queue()
+    check = replace(TCP, interval_s=3600)
+    async with asyncio.timeout(10), Prober[str](lambda name, _: results.put_nowait(name)) as prober:
+        prober.set_targets({"web": Target(check, HERE, unused_port())})
+        for _ in range(3):
+            assert await results.get() == "web"
+            await asyncio.sleep(0)  # the probe's task goes on to wait
+            prober.probe_now("web")
+            prober.probe_now("nobody")
+
+
 async def test_prober_ends_in_the_middle_of_probes() -> None:
     """Closing waits for no answer, and closing twice is fine."""
     results = Results()

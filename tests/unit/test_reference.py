@@ -31,7 +31,7 @@ from lb_xdp.core.reference import build as make
 from lb_xdp.core.reference.rewrite import adjusted, ones_sum
 from lb_xdp.core.reference.trial import Trial
 from lb_xdp.core.ring import RING_SLOTS
-from lb_xdp.core.settle import MARKED, STATE_SHIFT, UNSETTLED, RingImage
+from lb_xdp.core.settle import MARKED, SEVERED, STATE_SHIFT, UNSETTLED, RingImage
 from lb_xdp.core.snapshot import Verdict
 
 GATEWAY, CLIENT_MAC = bytes.fromhex("020000000101"), bytes.fromhex("020000000102")
@@ -342,6 +342,20 @@ def test_a_slot_that_is_not_settled_is_unknown(state: int) -> None:
     assert scene.run(frame_of(syn(scene))).backend == scene.first
     older = scene.second if state == UNSETTLED else scene.first
     assert scene.run(frame_of(ack)).backend == older
+
+
+def test_a_severed_slot_resets_what_was_the_former_backends() -> None:
+    """Where the service says so; a SYN begins a flow at once, and a RST is dropped."""
+    slot = FIRST | 9 << 15 | SEVERED << STATE_SHIFT
+
+    def reason(flags: int, *, reset: bool = True) -> str:
+        scene = Scene(Mode.DSR, slot=slot, blank=True, reset=reset)
+        packet = make.ip(scene.client, scene.vip, 6, make.tcp(3000, 80, flags))
+        return scene.run(frame_of(packet)).reason
+
+    flags = (make.SYN, make.ACK, make.ACK | make.FIN, make.RST)
+    assert [reason(each) for each in flags] == ["forwarded", "reset", "reset", "severed"]
+    assert reason(make.ACK, reset=False) == "forwarded"
 
 
 def test_what_turn_or_load_decide_needs_a_choice() -> None:

@@ -41,8 +41,9 @@ from lb_xdp.core.snapshot import (
     State,
     Verdict,
 )
+from lb_xdp.core.targets import TargetId
 from lb_xdp.core.topology import Interface, NextHop, Topology
-from lb_xdp.datapath.counters import BackendCount
+from lb_xdp.datapath.counters import BackendCount, WatchCount
 from lb_xdp.errors import MapError
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
@@ -62,6 +63,7 @@ WEB = Service(ServiceName("web"), IPv4Address("203.0.113.10"), 80, Protocol.TCP,
 GATEWAY = Gateway("gw1", ("eth0",), XdpMode.AUTO, "/run/api.sock", None)
 WEB1 = BackendId(WEB.key, BackendKey(ADDRESS, 80))
 PROGRAM = ProgramStatus("eth0", "native", 51)
+WATCHED = WatchCount(10, 9, 1, 2, 500, (5, 4))
 FORWARDED = ReasonCount(Verdict.FORWARD, "forwarded", 8)
 
 
@@ -70,6 +72,7 @@ class Datapath:
     """Counters of a gateway with one backend; also carries plans out, as far as it matters here."""
 
     detached: bool = False
+    watches: bool = False
     layout_version: int = 2
     flow_capacity: int = 1000
     asked: list[Mapping[BackendId, int]] = field(default_factory=list)
@@ -79,6 +82,9 @@ class Datapath:
             raise MapError("map counts is closed: the gateway was detached")
         self.asked.append(indices)
         return {WEB1: BackendCount(packets=8, bytes=800, flows=2, connections=3)}
+
+    def watch_counts(self, indices: Mapping[BackendId, int]) -> dict[BackendId, WatchCount]:
+        return dict.fromkeys(indices, WATCHED) if self.watches else {}
 
     def reason_counts(self) -> tuple[ReasonCount, ...]:
         return (FORWARDED,)
@@ -220,3 +226,32 @@ def test_a_detached_gateway_has_no_snapshot() -> None:
     gate.datapath.detached = True
     with pytest.raises(MapError, match="was detached"):
         gate.snapshot()
+
+
+@pytest.mark.parametrize("mode", [Mode.NAT, Mode.DSR])
+def test_a_watched_backend_has_its_handshakes(mode: Mode) -> None:
+    """All of them, and durations where both directions pass; None where nothing is watched."""
+    gate = Gate(service=replace(WEB, mode=mode))
+    assert gate.snapshot().services[0].backends[0].handshakes is None
+    gate.datapath.watches = True
+    (found,) = (b.handshakes for b in gate.snapshot().services[0].backends)
+    assert found is not None
+    assert (found.begun, found.answered, found.repeated, found.resets) == (10, 9, 1, 2)
+    assert (found.exact, found.durations) == ((True, (5, 4)) if mode is Mode.NAT else (False, ()))
+
+
+def test_an_ejected_backend_is_down_and_says_why() -> None:
+    """Whatever probes say; it is up again once it has returned."""
+    gate = Gate()
+    target = TargetId(POOL.name, WEB1.backend)
+    assert gate.reconciler.eject({target: "ejected: 37 of 40 handshakes unanswered in 5 s"})
+    assert not gate.reconciler.eject({target: "ejected: 38 of 40 handshakes unanswered in 5 s"})
+    gate.reconciler.cycle()
+    (found,) = gate.snapshot().services[0].backends
+    assert (found.state, found.ejected, found.slots) == (State.DOWN, True, 0)
+    assert found.detail == "ejected: 37 of 40 handshakes unanswered in 5 s"
+    assert gate.reconciler.failovers == 1
+    assert gate.reconciler.eject({})
+    gate.reconciler.cycle()
+    (found,) = gate.snapshot().services[0].backends
+    assert (found.state, found.ejected) == (State.UP, False)

@@ -14,6 +14,7 @@ from lb_xdp.core.settle import (
     MARKED,
     NO_BACKEND,
     SETTLED,
+    SEVERED,
     UNSETTLED,
     Live,
     RingImage,
@@ -90,6 +91,47 @@ def test_a_slot_after_a_change(before: Slot, wanted: int, up: Iterable[int], aft
     assert ring.affinity_s == 60
 
 
+SEVERING: dict[str, tuple[Slot, int, Iterable[int], Slot]] = {
+    "died": ((A, 0, SETTLED), B, (B,), (B, A, SEVERED)),
+    "died, marked": ((A, 0, MARKED), B, (B,), (B, A, SEVERED)),
+    "died, unsettled": ((B, A, UNSETTLED), C, (A, C), (C, A, UNSETTLED)),
+    "former one died": ((B, A, UNSETTLED), B, (B,), (B, A, SEVERED)),
+    "both died": ((B, A, UNSETTLED), C, (C,), (C, A, SEVERED)),
+    "died, severed": ((B, A, SEVERED), C, (C,), (C, A, SEVERED)),
+    "came back": ((B, A, SEVERED), A, (A, B), (A, 0, MARKED)),
+    "came back, not here": ((B, A, SEVERED), B, (A, B), (B, A, UNSETTLED)),
+    "unchanged": ((B, A, SEVERED), B, (B,), (B, A, SEVERED)),
+    "the last one died": ((A, 0, SETTLED), NOBODY, (), (NOBODY, A, SEVERED)),
+    "the last one came back": ((NOBODY, A, SEVERED), A, (A,), (A, 0, MARKED)),
+    "between two live ones": ((A, 0, SETTLED), B, (A, B), (B, A, UNSETTLED)),
+    "somebody at last": ((NOBODY, 0, SETTLED), A, (A,), (A, 0, SETTLED)),
+    "gone for good": ((4, 0, SETTLED), B, (B,), (B, 0, SEVERED)),
+    "gone for good since": ((B, 4, SEVERED), B, (B,), (B, 0, SEVERED)),
+    "gone long ago": ((B, 0, SEVERED), NOBODY, (), (NOBODY, 0, SEVERED)),
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "up", "after"), SEVERING.values(), ids=SEVERING.keys()
+)
+def test_a_slot_whose_flows_are_reset(
+    before: Slot, wanted: int, up: Iterable[int], after: Slot
+) -> None:
+    """Where dead backends' flows are reset they stay theirs; of A to C all are still known."""
+    known = live(A, B, C)
+    ring = advance(
+        image(before, (C, A, UNSETTLED)), array(wanted, C), live(*up, C) & live(*up),
+        SETTLE_NS, NOW_NS, known=known,
+    )  # fmt: skip
+    assert slots_of(ring)[0] == after
+    changed = before[0] != wanted and after[2] in {UNSETTLED, SEVERED}
+    assert ring.unsettled_until_ns == (NOW_NS + SETTLE_NS if changed else UNTIL_NS)
+    rehashed = advance(ring, array(wanted, C), live(*up), SETTLE_NS, NOW_NS)
+    assert SEVERED not in {state for _, _, state in slots_of(rehashed)}
+    marked = {(index, 0, MARKED) for index, _, state in slots_of(ring) if state != SETTLED}
+    assert marked <= set(slots_of(expire(ring, NOW_NS + SETTLE_NS)))
+
+
 def test_time_is_up_before_the_next_change() -> None:
     """Unsettled slots are marked when their time is over, and a change then starts from there."""
     before = image((B, A, UNSETTLED), (B, A, UNSETTLED), (A, 0, SETTLED))
@@ -129,6 +171,7 @@ def test_marking_all_keeps_the_backends() -> None:
 # Live flows on a ring that changes. Time goes in ticks.
 
 SLOTS = 3
+RESET = -1
 SETTLE = 5
 BACKENDS = range(1, 5)
 
@@ -140,6 +183,8 @@ class Flow:
     udp: bool
     owner: int | None = None
     silent: int = 0
+    back: bool = False
+    """Whether the backend that died has come back since: then it is for that to reset the flow."""
 
 
 @dataclass
@@ -151,22 +196,30 @@ class World:
     wanted: list[int] = field(default_factory=lambda: [1] * SLOTS)
     flows: dict[int, Flow] = field(default_factory=dict)
     records: dict[int, int] = field(default_factory=dict)
+    reset: bool = False
 
     def __post_init__(self) -> None:
         self.ring = advance(None, array(*self.wanted), live(*self.up), SETTLE, self.now)
 
     def pick(self, key: int, *, syn: bool) -> int:
-        """Return the backend that a packet goes to, and record its flow as the program does."""
+        """Return the backend that a packet goes to, and record its flow as the program does.
+
+        RESET: the flow is reset.
+        """
         index, former, state = slots_of(self.ring)[key % SLOTS]
         if state == SETTLED:
             return index
         record = self.records.get(key)
         if record in self.up and not syn:
             return record
+        if self.reset and record and not syn:
+            return RESET
         if state == MARKED:
             self.records.pop(key, None)
             return index
         if former not in self.up:
+            if state == SEVERED and not syn and record is None:
+                return RESET
             former = index
         chosen = index if syn or record is not None else former
         if chosen:
@@ -179,7 +232,13 @@ class World:
         opens = flow is None
         if flow is None:
             flow = self.flows[key] = Flow(udp=bool(key & 1))
-        found = self.pick(key, syn=opens and not flow.udp)
+        found = self.pick(key, syn=opens and (self.reset or not flow.udp))
+        if self.reset and (found == RESET or (flow.owner is None and not opens)):
+            assert not opens
+            assert flow.owner is None
+            assert found == RESET or flow.back
+            del self.flows[key]
+            return
         assert flow.owner in {None, found}
         flow.owner, flow.silent = found or None, 0
         if not found:
@@ -196,12 +255,16 @@ class World:
     def cycle(self) -> None:
         """Bring the ring to what is wanted, as the controller does."""
         wanted = [index if index in self.up else NOBODY for index in self.wanted]
-        self.ring = advance(self.ring, array(*wanted), live(*self.up), SETTLE, self.now)
+        known = live(*BACKENDS) if self.reset else None
+        up = live(*self.up)
+        self.ring = advance(self.ring, array(*wanted), up, SETTLE, self.now, known=known)
 
     def turn_over(self, backend: int) -> None:
         """Let a backend die, with its flows, or come back."""
         self.up ^= {backend}
         for flow in self.flows.values():
+            if flow.owner is None and backend in self.up:
+                flow.back = True
             if flow.owner == backend and backend not in self.up:
                 flow.owner = None
         self.cycle()
@@ -217,6 +280,7 @@ class World:
         for slot, (_, former, state) in enumerate(slots_of(self.ring)):
             assert state != SETTLED or all(key % SLOTS != slot for key in self.records)
             assert (former in self.up) == (state == UNSETTLED)
+            assert self.reset or state != SEVERED
 
 
 keys = st.integers(0, 5)
@@ -254,14 +318,18 @@ _LATE = [("want", 0, 2), ("tick", 3), ("send", 4), ("want", 1, 2), ("tick", 5)]
 
 
 @settings(max_examples=300)
-@example(_LATE)
-@given(st.lists(steps, max_size=60))
-def test_no_flow_to_a_live_backend_is_broken(actions: list[tuple[object, ...]]) -> None:
+@example(_LATE, False)  # noqa: FBT003 - hypothesis wants it so
+@given(st.lists(steps, max_size=60), st.booleans())
+def test_no_flow_to_a_live_backend_is_broken(
+    actions: list[tuple[object, ...]],
+    reset: bool,  # noqa: FBT001 - hypothesis passes it so
+) -> None:
     """Whatever changes, dies and settles in between: a flow stays while its backend lives.
 
-    And once all flows are over, every slot settles.
+    And once all flows are over, every slot settles. With ``reset``, a flow whose backend died is
+    reset by its next packet, unless that backend is back by then; no other flow ever is.
     """
-    world = World()
+    world = World(reset=reset)
     for step in actions:
         carry_out(world, step)
         world.check()

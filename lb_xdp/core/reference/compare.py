@@ -8,7 +8,7 @@ from lb_xdp.core.reference.describe import describe
 from lb_xdp.core.reference.outcome import Outcome
 from lb_xdp.core.snapshot import Verdict
 
-_ANSWERS = frozenset({"too_big", "refused"})
+_ANSWERS = frozenset({"too_big", "refused", "reset"})
 _VERDICTS = {
     "pass": Verdict.PASS,
     "drop": Verdict.DROP,

@@ -32,7 +32,15 @@ from lb_xdp.core.reference.packet import (
     payload_of,
 )
 from lb_xdp.core.reference.standing import Place, Standing, is_error, is_martian
-from lb_xdp.core.settle import INDEX_BITS, NO_BACKEND, SETTLED, STATE_SHIFT, UNSETTLED, RingImage
+from lb_xdp.core.settle import (
+    INDEX_BITS,
+    MARKED,
+    NO_BACKEND,
+    SETTLED,
+    SEVERED,
+    STATE_SHIFT,
+    RingImage,
+)
 from lb_xdp.core.snapshot import Verdict
 
 _INDEX = (1 << INDEX_BITS) - 1
@@ -211,7 +219,10 @@ class Model:
         if refused is not None:
             return refused
         hashed = self._hash(envelope, inside, has)
-        backend = self._pick(envelope, inside, service, hashed, choice)
+        try:
+            backend = self._pick(envelope, inside, service, hashed, choice)
+        except _SeveredError:
+            return self._reset(envelope, inside, ingress)
         if backend is None:
             return self._nobody(envelope, inside, has, ingress)
         record = self._records[backend]
@@ -251,43 +262,38 @@ class Model:
         hashed: int,
         choice: BackendId | None,
     ) -> BackendId | None:
-        """Return the flow's backend, None where there is none. Raises UndecidedError."""
+        """Return the flow's backend, None where there is none.
+
+        Raises UndecidedError, and _SeveredError where the flow is to be reset.
+        """
         has = self._structure.services[service]
         slots = self._rings[service].slots
         packed = int(slots[ring_slot(hashed, len(slots))])
         now, former = packed & _INDEX, packed >> INDEX_BITS & _INDEX
         state = packed >> STATE_SHIFT
-        if has.tracked:
-            older = former if state == UNSETTLED and not _is_syn(envelope, inside) else NO_BACKEND
-            midway = inside.protocol == TCP and not _is_syn(envelope, inside)
-            return self._pick_tracked(service, now, older, choice, midway=midway)
-        if state != SETTLED and not self._blank:
-            raise UndecidedError("the slot is not settled: a record may stand")
-        if state == UNSETTLED and not _is_syn(envelope, inside):
+        if not self._blank and (has.tracked or state != SETTLED):
+            raise UndecidedError("a record may stand")
+        midway = inside.protocol == TCP and not _is_syn(envelope, inside)
+        if state not in {SETTLED, MARKED} and not _is_syn(envelope, inside):
             old = self._by_index.get(former)
             if old is not None and self._records[old].up:
                 return old
+            if state == SEVERED and has.reset and midway:
+                raise _SeveredError
+        if has.tracked:
+            return self._pick_tracked(service, now, choice, midway=midway)
         return self._by_index[now] if now != NO_BACKEND else None
 
     def _pick_tracked(
         self,
         service: ServiceKey,
         now: int,
-        older: int,
         choice: BackendId | None,
         *,
         midway: bool,
     ) -> BackendId | None:
-        """Pick where every flow is recorded; ``midway``: a TCP packet that opens no flow.
-
-        ``older`` is the backend of flows from before the slot's change, if there are any.
-        """
+        """Pick where every flow is recorded; ``midway``: a TCP packet that opens no flow."""
         has = self._structure.services[service]
-        if not self._blank:
-            raise UndecidedError("the service records its flows")
-        old = self._by_index.get(older)
-        if old is not None and self._records[old].up:
-            return old
         if now == NO_BACKEND:
             return None
         if midway or (has.schedule is Schedule.HASH and not (has.client or has.limited)):
@@ -307,15 +313,16 @@ class Model:
     @staticmethod
     def _nobody(envelope: Envelope, inside: Inside, has: Traits, ingress: int) -> Outcome:
         """Judge a packet that nobody takes: RST or unreachable, where the service says so."""
-        if not has.reject:
-            return dropped("no_backend")
-        if inside.protocol == TCP and (
-            _flags(envelope, inside) & _RST
-            or inside.part is not Part.WHOLE
-            or _has_extras(envelope, inside)
-        ):
+        if not has.reject or (inside.protocol == TCP and not _takes_reset(envelope, inside)):
             return dropped("no_backend")
         return answered("refused", ingress)
+
+    @staticmethod
+    def _reset(envelope: Envelope, inside: Inside, ingress: int) -> Outcome:
+        """Judge a packet of a flow whose backend is down, where such flows are reset."""
+        if not _takes_reset(envelope, inside):
+            return dropped("severed")
+        return answered("reset", ingress)
 
     def _rewritten(
         self, envelope: Envelope, inside: Inside, backend: BackendId, hashed: int
@@ -343,6 +350,16 @@ class Model:
             raise UndecidedError("a client's port below 1024 is replaced by one at will")
         mine = sorted(a for a in self._structure.snat_addresses if a.version == envelope.family)
         return mine[hashed * len(mine) >> 32], port
+
+
+class _SeveredError(Exception):
+    """The flow's backend is down, and the flow is to be reset."""
+
+
+def _takes_reset(envelope: Envelope, inside: Inside) -> bool:
+    """Say whether a TCP segment can be answered by a RST (RFC 9293, 3.5.2)."""
+    is_reset = _flags(envelope, inside) & _RST
+    return not (is_reset or inside.part is not Part.WHOLE or _has_extras(envelope, inside))
 
 
 def _has_extras(envelope: Envelope, inside: Inside) -> bool:
