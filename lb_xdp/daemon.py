@@ -265,7 +265,8 @@ class Daemon:
                 await stack.enter_async_context(
                     serve_metrics(gateway.metrics_listen, self._exposition)
                 )
-            await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
+            path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
+            await stack.enter_async_context(serve_api(Path(path), self, group=group, remote=remote))
             stack.push_async_callback(self._courier.close)
             prober = await stack.enter_async_context(
                 Prober(self._probing.on_result, pace=self._reconciler.pace_s, dial_of=self._dial_of)

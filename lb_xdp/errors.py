@@ -10,6 +10,7 @@
      │   └─ InterfaceError
      ├─ NetlinkError                exit 1   the kernel refused a route, neighbour or link query
      ├─ RequestError                exit 1   a request of the API does not say what is wanted
+     │   ├─ MediaError              its body is of a kind that is not taken
      │   └─ DeniedError             from somebody who may not do that
      ├─ UnknownNameError            exit 1   no service, backend or override has that name
      ├─ UnfitOverrideError          exit 1   an override asks for what cannot be
@@ -110,6 +111,10 @@ class RequestError(LbError):
         self.place = place
         self.malformed = malformed
         super().__init__(message)
+
+
+class MediaError(RequestError):
+    """The body of a request is of a kind or in a coding that is not taken (RFC 9110, 15.5.16)."""
 
 
 class DeniedError(RequestError):

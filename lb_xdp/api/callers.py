@@ -12,6 +12,7 @@ The file is read again when it has changed, so a token can be taken back without
 from __future__ import annotations
 
 import asyncio
+import os
 import pwd
 import re
 import socket
@@ -44,23 +45,20 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._held: tuple[tuple[bytes, Caller], ...] = ()
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
 
     def load(self) -> None:
         """Read the file if it has changed. Raises HostError with line and remedy."""
         try:
-            found = self._path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if stamp == self._stamp:
-                return
-            text = self._path.read_text(encoding="utf-8")
+            with self._path.open(encoding="utf-8") as file:
+                found = os.fstat(file.fileno())
+                stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+                if stamp == self._stamp:
+                    return
+                text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise HostError(f"gateway.api.tokens: {self._path} cannot be read: {error}") from error
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise HostError(
-                f"gateway.api.tokens: {self._path} may be written by others than its owner: "
-                f"chmod go-w {self._path}"
-            )
+        refuse_open_file("gateway.api.tokens", self._path, found)
         self._held, self._stamp = _parse(text, self._path), stamp
 
     def caller(self, token: str) -> Caller | None:
@@ -71,6 +69,17 @@ class Tokens:
             if compare_digest(digest, given):
                 found = caller
         return found
+
+
+def refuse_open_file(key: str, path: Path, found: os.stat_result) -> None:
+    """Raise HostError where others could write a file of secrets, or everybody could read it."""
+    if found.st_uid not in {0, os.geteuid()}:
+        raise HostError(f"{key}: {path} belongs to another user: chown root {path}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IRWXO):
+        raise HostError(
+            f"{key}: {path} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"chmod 0640 {path}"
+        )
 
 
 def _parse(text: str, path: Path) -> tuple[tuple[bytes, Caller], ...]:

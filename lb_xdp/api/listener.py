@@ -13,6 +13,7 @@ import ssl
 import stat
 from pathlib import Path
 
+from lb_xdp.api.callers import refuse_open_file
 from lb_xdp.core.model import ApiListener
 from lb_xdp.errors import AddressInUseError, AlreadyRunningError, HostError
 
@@ -89,11 +90,12 @@ def _remove_stale(path: Path) -> None:
 
 def tls(remote: ApiListener) -> ssl.SSLContext | None:
     """Return what TLS is done with, None without a certificate. Raises HostError."""
-    if remote.certificate is None:
+    if remote.certificate is None or remote.key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        refuse_open_file("gateway.api.key", Path(remote.key), Path(remote.key).stat())
         context.load_cert_chain(remote.certificate, remote.key, password=lambda: b"")
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise HostError(

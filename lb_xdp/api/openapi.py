@@ -19,11 +19,16 @@ _FAILURES = {
     HTTPStatus.UNPROCESSABLE_ENTITY: "A value is refused; `place` or `errors` say where.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The kernel refused, or a fault of the daemon.",
 }
-_FAILURES_OF_CHANGES = {
+_FAILURES_OF_WRITERS = {
     HTTPStatus.FORBIDDEN: "The token may read only.",
+}
+_FAILURES_OF_BODIES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is no JSON by its own headers.",
+}
+_FAILURES_OF_CHANGES = {
     HTTPStatus.CONFLICT: "As things stand it cannot be done; nothing was changed.",
     HTTPStatus.PRECONDITION_FAILED: "The desired state is another one than If-Match says.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The daemon is told to stop; nothing was changed.",
     HTTPStatus.INSUFFICIENT_STORAGE: "It could not be kept on disk; nothing was changed.",
 }
@@ -64,7 +69,12 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     answer = reference(route.answer) if route.answer else {"type": "object"}
-    failures = _FAILURES | (_FAILURES_OF_CHANGES if route.changes or route.body else {})
+    failures = {
+        **_FAILURES,
+        **({} if route.reads_only else _FAILURES_OF_WRITERS),
+        **({} if route.body is None else _FAILURES_OF_BODIES),
+        **(_FAILURES_OF_CHANGES if route.changes else {}),
+    }
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,

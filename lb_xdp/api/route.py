@@ -18,10 +18,11 @@ from aiohttp import web
 from lb_xdp.api.controller import Controller
 from lb_xdp.api.fields import Field, Fields
 from lb_xdp.core.wish import Match
-from lb_xdp.errors import RequestError
+from lb_xdp.errors import MediaError, RequestError
 
 _TAGS = re.compile(r'\s*(?:(W/)?"([\x21\x23-\x7e]*)"\s*(?:,\s*|$))', re.ASCII)
 _LONGEST_SHOWN = 60
+_KINDS = {"application/json", "application/octet-stream", "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ Handler = Callable[[Call], Awaitable[object]]
 class Route:
     """``answer`` is the class of the answer's value, None for a JSON object of no class of ours.
 
-    ``path`` has its parameters in braces. ``changes``: it takes the right to write, honours
-    If-Match, and its refusal changes nothing.
+    ``path`` has its parameters in braces. ``changes``: it honours If-Match, and its refusal changes
+    nothing.
     """
 
     method: str
@@ -60,6 +61,11 @@ class Route:
     def parameters(self) -> tuple[str, ...]:
         """Return the names of the parameters in the path."""
         return tuple(re.findall(r"{(\w+)}", self.path))
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it is for those who may not write: judging a file of theirs is work as well."""
+        return not self.changes and self.body is None
 
     @property
     def name(self) -> str:
@@ -83,16 +89,25 @@ async def read_body(route: Route, request: web.Request) -> dict[str, Any]:
     """Return the values of the body, which may be missing. Raises RequestError."""
     if route.body is None:
         return {}
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        message = "compressed bodies are not taken"
-        raise RequestError(message, place="Content-Encoding", malformed=True)
-    document = _parse(await _bytes(request))
+    raw = await _bytes(request)
+    if raw.strip():
+        _require_json(request)
+    document = _parse(raw)
     if not isinstance(document, dict):
         raise RequestError("the body is a JSON object", place="body")
     return {
         name: _read(_known(name, route.body, f"body.{_shown(name)}"), value, f"body.{name}")
         for name, value in document.items()
     }
+
+
+def _require_json(request: web.Request) -> None:
+    """Raise MediaError for a body that says that it is no JSON. curl calls everything a form."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MediaError("compressed bodies are not taken", place="Content-Encoding")
+    kind = request.content_type
+    if kind not in _KINDS and not kind.endswith("+json"):
+        raise MediaError(f"{_shown(kind)} is not taken, application/json is", place="Content-Type")
 
 
 async def _bytes(request: web.Request) -> bytes:

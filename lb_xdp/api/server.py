@@ -28,6 +28,7 @@ from lb_xdp.errors import (
     HostError,
     InvalidConfigError,
     LbError,
+    MediaError,
     NotNowError,
     RequestError,
     StaleError,
@@ -137,15 +138,19 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         headers = {"WWW-Authenticate": 'Bearer realm="lb-xdp"'} if unknown else None
         return web.json_response(error_to_json(error), status=status, headers=headers)
     except web.HTTPException as error:
-        refusal = LbError(f"{request.method} {request.path}: {error.reason.lower()}")
+        allow = error.headers.get("Allow", "")
+        hint = f"; allowed: {allow}" if allow else ""
+        refusal = LbError(f"{request.method} {request.path}: {error.reason.lower()}{hint}")
         document = error_to_json(refusal) | {"kind": type(error).__name__}
-        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return web.json_response(document, status=error.status, headers=allowed)
+        headers = {"Allow": allow} if allow else None
+        return web.json_response(document, status=error.status, headers=headers)
 
 
 def _status_of(error: LbError) -> HTTPStatus:
     if isinstance(error, DeniedError):
         return HTTPStatus.FORBIDDEN if error.known else HTTPStatus.UNAUTHORIZED
+    if isinstance(error, MediaError):
+        return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     if isinstance(error, RequestError):
         return HTTPStatus.BAD_REQUEST if error.malformed else HTTPStatus.UNPROCESSABLE_ENTITY
     found = (status for kind, status in _STATUS_OF if isinstance(error, kind))
@@ -161,7 +166,7 @@ async def _answer(route: Route, request: web.Request) -> web.Response:
     """
     controller = request.app[CONTROLLER]
     caller = await request.app[CALLERS].of(request, named=route.changes)
-    if route.changes and not caller.may_write:
+    if not (route.reads_only or caller.may_write):
         raise DeniedError(f"{caller.name} may read only", known=True)
     query, body = read_query(route, request), await read_body(route, request)
     match = read_match(request) if route.changes else None
@@ -170,7 +175,8 @@ async def _answer(route: Route, request: web.Request) -> web.Response:
     answer = await route.handle(call)
     tag = controller.revision() if route.changes else seen
     text = await asyncio.to_thread(encode, answer)
-    response = web.json_response(text=text, headers={"ETag": f'"{tag}"'})
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-store"}
+    response = web.json_response(text=text, headers=headers)
     if route.path == "/v1/detach":
         response.force_close()  # nothing follows: the daemon ends
     return response

@@ -75,11 +75,13 @@ class Api(Section):
         None,
     )
     key: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
-        "file with the certificate's private key (PEM), without a password", None
+        "file with the certificate's private key (PEM), without a password and closed to others "
+        "(0640)",
+        None,
     )
     tokens: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
         "file with the tokens that `listen` takes, a line `NAME:read:SHA256` or "
-        "`NAME:write:SHA256` each; required with `listen`",
+        "`NAME:write:SHA256` each, closed to others (0640); required with `listen`",
         None,
     )
 

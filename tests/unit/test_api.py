@@ -20,7 +20,8 @@ import pytest
 
 from lb_xdp import __version__
 from lb_xdp.api import wire
-from lb_xdp.api.client import Client, answering, socket_of, unreachable
+from lb_xdp.api.client import Client, answering, socket_of
+from lb_xdp.api.connection import SocketFile
 from lb_xdp.api.listener import open_socket
 from lb_xdp.api.server import serve
 from lb_xdp.errors import (
@@ -226,7 +227,7 @@ def test_nobody_there_names_the_remedy(tmp_path: Path) -> None:
 )
 def test_the_remedy_fits_the_cause(path: Path, cause: Exception, remedy: str) -> None:
     """A closed socket, a daemon that hangs and one that is gone each have their own remedy."""
-    assert remedy in str(unreachable(path, cause))
+    assert remedy in str(SocketFile(path).unreachable(cause))
 
 
 async def test_a_stranger_on_the_socket_is_not_a_daemon(path: Path) -> None:

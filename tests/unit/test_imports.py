@@ -57,7 +57,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"changes", "forecast", "ledger", "live_flows", "passage", "pending", "probing", "trial"}
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
-    "cli": CORE | {"config", "api.client"},
+    "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
     "cli.decap": CORE | {"datapath"},
     "cli.run": CORE | {"config", "api.client", "daemon"},
