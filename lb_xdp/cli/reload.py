@@ -32,10 +32,10 @@ def command(
     confirm: float | None,
     dry_run: bool,
 ) -> None:
-    """Have the daemon go to the configuration in FILE, or load its own file again.
+    """Go to another configuration, all of it or nothing.
 
-    All of the new configuration takes effect or none: when the file has mistakes they are listed,
-    the exit code is 3, and the former configuration stays in force.
+    That is the one in FILE, or what the daemon's own file says by now. When it has mistakes they
+    are listed, the exit code is 3, and the former configuration stays in force.
 
     A FILE that is not the daemon's own stays in force over restarts, until the daemon's file is
     changed or `lb-xdp reload` loads that. With --confirm the former configuration comes back by

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 @click.command("rollback")
 @click.pass_obj
 def command(target: Target) -> None:
-    """Undo at once what a reload with --confirm has changed.
+    """Undo what a reload with --confirm has changed.
 
-    The configuration before it is in force again, over restarts too, whatever the file says by
-    now; `lb-xdp reload` loads the file.
+    At once: the configuration before it is in force again. It stays so over restarts, whatever the
+    file says by now; `lb-xdp reload` loads the file.
 
     \b
     Example:

@@ -7,14 +7,13 @@ several run and none is named, nothing is suggested.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
 from lb_xdp.api.client import Client
 from lb_xdp.cli.connect import find
-from lb_xdp.cli.target import Target
+from lb_xdp.cli.target import Target, target_of
 from lb_xdp.errors import LbError
 
 
@@ -68,13 +67,7 @@ def _names(ctx: click.Context) -> dict[str, list[str]]:
 
 def _client(ctx: click.Context) -> Client | None:
     """Return a client of the daemon that the options before the verb mean, if there is one."""
-    asked = ctx.find_root().params
-    given = ctx.find_object(Target) or Target()
-    socket = asked.get("socket") or given.socket
-    target = Target(
-        asked.get("name") or given.name, Path(socket) if socket else None, given.run_directory
-    )
     try:
-        return find(target)
+        return find(target_of(ctx.find_object(Target) or Target(), **ctx.find_root().params))
     except (LbError, click.UsageError):
         return None
