@@ -242,6 +242,7 @@ class Daemon:
             *(self._reconciler, self._ledger, self._changes, self._naming),
             passage=self._passage,
             flows=self._flows,
+            layout=self._datapath.layout_version,
         )
 
     def _look(self) -> None:

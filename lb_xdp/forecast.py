@@ -23,7 +23,10 @@ from lb_xdp.reconciler import Reconciler
 
 
 class Forecast:
-    """Its one method is to be called in a turn of the daemon's working task."""
+    """Its one method is to be called in a turn of the daemon's working task.
+
+    ``layout`` is that of the maps.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Forecast:
         *,
         passage: Passage,
         flows: LiveFlows,
+        layout: int,
     ) -> None:
         self._reconciler = reconciler
         self._ledger = ledger
@@ -41,6 +45,7 @@ class Forecast:
         self._naming = naming
         self._passage = passage
         self._flows = flows
+        self._layout = layout
 
     async def plan(self, text: str | None, source: str, revision: str) -> Preview:
         """Return what a configuration would change; None stands for the daemon's own file.
@@ -89,4 +94,6 @@ class Forecast:
             undecided=undecided,
             refused=refused,
             warnings=config.warnings,
+            gateway=before.gateway.name,
+            layout=self._layout,
         )

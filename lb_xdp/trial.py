@@ -89,8 +89,8 @@ class Trial:
             self._wake_in(_RETRY_S)
 
     async def _undo(self, why: str, author: str) -> str:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         undone, before = self._ledger.present.source, self._before()
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         text = await asyncio.to_thread(text_of, self._ledger.path)
         try:
             plan = await self._changes.go(

@@ -11,6 +11,7 @@ import click
 
 from lb_xdp.cli.arguments import share
 from lb_xdp.cli.connect import connect
+from lb_xdp.errors import LbError
 
 if TYPE_CHECKING:
     from lb_xdp.cli.target import Target
@@ -47,6 +48,8 @@ def command(target: Target, file: Path | None, *, max_moved: float | None, outpu
     program is compiled and tried. Overrides and health count as they are now. The exit code is 1 if
     a reload would be refused, 3 if FILE has mistakes.
 
+    Before an upgrade, the new version's command says as well what a restart into it would lose.
+
     \b
     Example:
       sudo lb-xdp plan /etc/lb-xdp/gw1.yaml
@@ -59,6 +62,7 @@ def command(target: Target, file: Path | None, *, max_moved: float | None, outpu
 def shown(target: Target, file: Path | None, max_moved: float | None, output: str) -> bool:
     """Show a plan; say whether it could be carried out."""
     plan = connect(target).plan(**text_of(file))
+    plan["restart_loses"] = [] if target.url else list(_losses(plan))
     refusal = plan["refused"] or _too_much(plan, max_moved)
     if output == "json":
         click.echo(json.dumps(plan, indent=2, ensure_ascii=False))
@@ -82,6 +86,22 @@ def text_of(file: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{file} cannot be read: {error}") from error
     return {"text": text, "source": "standard input" if str(file) == "-" else str(file.absolute())}
+
+
+def _losses(plan: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a restart into this command's version would lose, as far as this user may see.
+
+    The daemon that answered may be of another version: an upgrade is planned by the new command.
+    """
+    from lb_xdp.datapath.layout import layout  # noqa: PLC0415 - numpy is slow to import
+    from lb_xdp.datapath.upgrade import would_lose  # noqa: PLC0415 - the same
+
+    if plan["layout"] == layout().version:
+        return ()
+    try:
+        return would_lose(plan["gateway"])
+    except (LbError, OSError):
+        return ()
 
 
 def _too_much(plan: dict[str, Any], most: float | None) -> str:

@@ -73,6 +73,8 @@ def _flows(flows: dict[str, Any]) -> str:
 
 
 def _sum(plan: dict[str, Any]) -> Iterator[str]:
+    if plan["restart_loses"]:
+        yield f"a restart into this command's version would lose {', '.join(plan['restart_loses'])}"
     if plan["undecided"]:
         yield f"not up yet, so they get no slots: {', '.join(plan['undecided'][:_NAMED])}"
     if not (plan["services"] or plan["settings"] or plan["generation"]):

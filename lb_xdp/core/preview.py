@@ -78,6 +78,7 @@ class Preview:
     program is built and put in place; it was compiled and tried for this answer. ``undecided`` are
     backends (``SERVICE/BACKEND``) that no probe has decided about in time: they get nothing yet.
     ``moved_share_max`` is that of the service that moves most; a service that goes counts as 1.
+    ``layout`` is that of the running version's maps.
     """
 
     source: str
@@ -92,6 +93,8 @@ class Preview:
     undecided: tuple[str, ...]
     refused: str | None = None
     warnings: tuple[str, ...] = ()
+    gateway: str = ""
+    layout: int = 0
 
     @property
     def empty(self) -> bool:

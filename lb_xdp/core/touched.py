@@ -99,9 +99,11 @@ def live_flows(
     going_on = records.values["state"] & np.uint64(CLOSED) == 0
     owner, slot = placed(records.keys[going_on], services)
     backends = records.values["backend"][going_on]
+    order = np.argsort(owner, kind="stable")
+    cuts = np.searchsorted(owner[order], np.arange(len(services) + 1))
+    parts = [order[cuts[i] : cuts[i + 1]] for i in range(len(services))]
     return {
-        key: Held(slot[owner == number], backends[owner == number])
-        for number, key in enumerate(services)
+        key: Held(slot[part], backends[part]) for key, part in zip(services, parts, strict=True)
     }
 
 

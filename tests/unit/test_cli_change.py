@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -19,6 +19,7 @@ from lb_xdp.api.server import serve
 from lb_xdp.cli import main
 from lb_xdp.cli.plan_text import render
 from lb_xdp.cli.target import Target
+from lb_xdp.core.preview import Preview
 from lb_xdp.core.touched import Basis, FlowsTouched
 from tests.support.controller import PREVIEW, FakeController
 
@@ -126,20 +127,25 @@ async def test_more_than_is_allowed_is_exit_1(
     assert gateway.controller.loaded == "file"
 
 
+def shown(preview: Preview, *losses: str) -> dict[str, Any]:
+    """Return what the command makes of an answer."""
+    return {**asdict(preview), "restart_loses": list(losses)}
+
+
 def test_texts_of_a_plan() -> None:
     """Estimates, what nobody knows, refusals and plans of nothing have words of their own."""
     (web,) = PREVIEW.services
     about = FlowsTouched(10, 20, Basis.ESTIMATED, "share of slots x 99 flows")
-    guessed = asdict(replace(PREVIEW, services=(replace(web, flows=about),)))
+    guessed = shown(replace(PREVIEW, services=(replace(web, flows=about),)))
     assert "about 20 would break, about 10 stay" in render(guessed, columns=200)
     unknown = replace(web, flows=FlowsTouched(0, 0, Basis.UNKNOWN, "udp"))
-    assert "flows: unknown: udp" in render(
-        asdict(replace(PREVIEW, services=(unknown,))), columns=80
-    )
+    of_udp = replace(PREVIEW, services=(unknown,))
+    assert "flows: unknown: udp" in render(shown(of_udp), columns=80)
     nothing = replace(PREVIEW, services=(), settings=(), generation=False, undecided=())
-    assert render(asdict(nothing), columns=80) == "/etc/lb-xdp/gw1.yaml: nothing would change\n"
-    refused = asdict(replace(PREVIEW, refused="no"))
+    assert render(shown(nothing), columns=80) == "/etc/lb-xdp/gw1.yaml: nothing would change\n"
+    refused = shown(replace(PREVIEW, refused="no"))
     assert "slots would move, at most" not in render(refused, columns=80)
+    assert "would lose flow records" in render(shown(nothing, "flow records"), columns=80)
 
 
 async def test_a_file_with_mistakes_is_exit_3(gateway: Gateway, broken: Path) -> None:

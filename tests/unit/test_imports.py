@@ -59,6 +59,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
+    "cli.plan": CORE | {"api.client", "datapath"},
     "cli.decap": CORE | {"datapath"},
     "cli.run": CORE | {"config", "api.client", "daemon"},
     "cli.detach": CORE | {"config", "api.client", "daemon"},
