@@ -1,7 +1,7 @@
 """Changes of the configuration: by a reload, by names that lead elsewhere, and back again.
 
 Owns what is asked before a change is made and what is told after it. How one gets from one
-configuration to another is ``passage``'s; what waits to be confirmed, ``trial``'s. All of it
+configuration to another is ``passage``'s; what waits to be confirmed, ``confirmation``'s. All of it
 happens in turns of the daemon's one working task, one change at a time.
 
 While a change waits to be confirmed no other is taken, by whatever way: neither would be what

@@ -23,6 +23,7 @@ from lb_xdp.api.server import serve as serve_api
 from lb_xdp.changes import Changes
 from lb_xdp.chronicle import Chronicle
 from lb_xdp.collector import Collector
+from lb_xdp.confirmation import Confirmation
 from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.flow_list import FlowList, Wanted
 from lb_xdp.core.model import Config
@@ -69,7 +70,6 @@ from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
-from lb_xdp.trial import Trial
 from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
@@ -236,8 +236,8 @@ class Daemon:
             record=self._record,
             arrived=self._on_arrival,
         )
-        self._trial = Trial(self._ledger, self._changes, self._turns, self._record)
-        stack.callback(self._trial.close)
+        self._confirmation = Confirmation(self._ledger, self._changes, self._turns, self._record)
+        stack.callback(self._confirmation.close)
         self._forecast = Forecast(
             *(self._reconciler, self._ledger, self._changes, self._naming),
             passage=self._passage,
@@ -293,9 +293,9 @@ class Daemon:
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
         if self._opening.undone is not None:
-            self._trial.tell_of_start(self._opening.undone)
+            self._confirmation.tell_of_start(self._opening.undone)
         await self._ledger.catch_up()
-        self._trial.begin()
+        self._confirmation.begin()
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
@@ -392,7 +392,7 @@ class Daemon:
         reporter, ledger = self._reporter, self._ledger
         reporter.name_notices = self._naming.notices(ledger.present.config)
         reporter.change, reporter.last_reload = ledger.status(), self._changes.last_reload
-        trouble = filter(None, [self._trial.trouble])
+        trouble = filter(None, [self._confirmation.trouble])
         reporter.change_notices = (*trouble, *ledger.notices())
         return self._chronicle.completed(self._reporter.snapshot())
 
@@ -410,11 +410,11 @@ class Daemon:
 
     async def confirm(self, author: str, match: Match) -> str:
         """Keep a change that waits for it; the Controller's part of the API."""
-        return await self._in_turn(match, lambda: self._trial.confirm(author))
+        return await self._in_turn(match, lambda: self._confirmation.confirm(author))
 
     async def roll_back(self, author: str, match: Match) -> str:
         """Undo a change that waits to be confirmed; the Controller's part of the API."""
-        return await self._in_turn(match, lambda: self._trial.roll_back(author))
+        return await self._in_turn(match, lambda: self._confirmation.roll_back(author))
 
     async def flows(self, wanted: Wanted) -> FlowList:
         """Return recorded flows; the Controller's part of the API."""
@@ -477,7 +477,7 @@ class Daemon:
 
     async def _reload(self, wish: ReloadWish) -> Outcome:
         outcome = await self._changes.reload(wish)
-        self._trial.begin()
+        self._confirmation.begin()
         return dataclasses.replace(outcome, revision=self.revision())
 
     def _on_names(self) -> None:

@@ -48,13 +48,22 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "ledger": CORE | {"pending"},
     "live_flows": CORE | {"reconciler"},
     "changes": CORE | {"instance", "ledger", "naming", "passage", "pending", "turns", "witness"},
-    "trial": CORE | {"changes", "instance", "ledger", "pending", "turns", "witness"},
+    "confirmation": CORE | {"changes", "instance", "ledger", "pending", "turns", "witness"},
     "forecast": CORE
     | {"changes", "config", "ledger", "live_flows"}
     | {"naming", "passage", "reconciler", "turns"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
-    | {"changes", "forecast", "ledger", "live_flows", "passage", "pending", "probing", "trial"}
+    | {
+        "changes",
+        "forecast",
+        "ledger",
+        "live_flows",
+        "passage",
+        "pending",
+        "probing",
+        "confirmation",
+    }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},

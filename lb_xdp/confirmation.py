@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 5.0  # how soon a roll-back that failed is tried again
 
 
-class Trial:
+class Confirmation:
     """``trouble`` says why a change that should be undone could not be so far."""
 
     def __init__(self, ledger: Ledger, changes: Changes, turns: Turns, record: Record) -> None:
