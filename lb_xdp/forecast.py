@@ -12,7 +12,13 @@ from lb_xdp.config.difference import gateway_differences, service_differences
 from lb_xdp.core.change import needs_restart
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Observed, Plan
-from lb_xdp.core.preview import Preview, ServiceChange, largest_share, service_previews
+from lb_xdp.core.preview import (
+    Preview,
+    ServiceChange,
+    largest_share,
+    new_and_not_up,
+    service_previews,
+)
 from lb_xdp.core.touched import Evidence
 from lb_xdp.errors import InvalidConfigError, LbError, StoppedError
 from lb_xdp.ledger import Ledger
@@ -63,7 +69,6 @@ class Forecast:
 
     async def _preview(self, config: Config, revision: str) -> Preview:
         before, refused = self._passage.config, None
-        undecided: tuple[str, ...] = ()
         change: tuple[Observed, Plan] | None = None
         evidence = Evidence({}, None)
         try:
@@ -71,7 +76,6 @@ class Forecast:
             async with self._passage.towards(config):
                 evidence = await self._flows.evidence()
                 change = self._reconciler.observed, self._passage.plan(config)
-                undecided = self._passage.undecided(config)
         except (StoppedError, InvalidConfigError):
             raise
         except LbError as error:
@@ -91,7 +95,7 @@ class Forecast:
             restart=needs_restart(before.gateway, config.gateway),
             moved_slots=sum(plan.moved.values()) if plan else 0,
             moved_share_max=largest_share(before, config, plan) if plan else 0.0,
-            undecided=undecided,
+            not_up=new_and_not_up(config, *change) if change else (),
             refused=refused,
             warnings=config.warnings,
             gateway=before.gateway.name,

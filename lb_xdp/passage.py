@@ -18,7 +18,7 @@ from lb_xdp.core.change import needs_restart
 from lb_xdp.core.model import Address, Config
 from lb_xdp.core.names import total_backends
 from lb_xdp.core.plan import Plan
-from lb_xdp.core.targets import addresses, target_of
+from lb_xdp.core.targets import addresses
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import HostError
 from lb_xdp.probing import Probing
@@ -125,15 +125,6 @@ class Passage:
         done = self._reconciler.cycle()
         self.config = config
         return done or plan
-
-    def undecided(self, config: Config) -> tuple[str, ...]:
-        """Return the backends, ``SERVICE/BACKEND``, that no probe has decided about in time."""
-        waiting = self._reconciler.undecided(config)
-        return tuple(
-            f"{service.name}/{backend.name}"
-            for service, backend in config.backends()
-            if target_of(service, backend) in waiting
-        )
 
     def _refuse(self, before: Config, config: Config) -> None:
         if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:

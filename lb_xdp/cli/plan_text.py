@@ -75,8 +75,8 @@ def _flows(flows: dict[str, Any]) -> str:
 def _sum(plan: dict[str, Any]) -> Iterator[str]:
     if plan["restart_loses"]:
         yield f"a restart into this command's version would lose {', '.join(plan['restart_loses'])}"
-    if plan["undecided"]:
-        yield f"not up yet, so they get no slots: {', '.join(plan['undecided'][:_NAMED])}"
+    if plan["not_up"]:
+        yield f"new, and not up yet, so without slots: {', '.join(plan['not_up'][:_NAMED])}"
     if not (plan["services"] or plan["settings"] or plan["generation"]):
         yield f"{plan['source']}: nothing would change"
         return

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lb_xdp.core.desired import BackendId
 from lb_xdp.core.model import Config, Service, ServiceKey
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.touched import Basis, Evidence, FlowsTouched, flows_touched
@@ -75,8 +76,9 @@ class Preview:
     ``refused`` says why a reload would be refused as things stand, None where it would be taken;
     ``restart`` is that sentence where it is about a setting that only a restart changes. Of what is
     refused no slots and flows are known: they are 0, the basis is unknown. ``generation``: another
-    program is built and put in place; it was compiled and tried for this answer. ``undecided`` are
-    backends (``SERVICE/BACKEND``) that no probe has decided about in time: they get nothing yet.
+    program is built and put in place; it was compiled and tried for this answer. ``not_up`` are new
+    backends (``SERVICE/BACKEND``) that would get nothing yet: their probes fail or have not decided
+    in time, or there is no way to them.
     ``moved_share_max`` is that of the service that moves most; a service that goes counts as 1.
     ``layout`` is that of the running version's maps.
     """
@@ -90,7 +92,7 @@ class Preview:
     restart: str | None
     moved_slots: int
     moved_share_max: float
-    undecided: tuple[str, ...]
+    not_up: tuple[str, ...]
     refused: str | None = None
     warnings: tuple[str, ...] = ()
     gateway: str = ""
@@ -188,6 +190,17 @@ def _moved(
     image = observed.rings.get(service.key) or plan.rings.get(service.key)
     slots = len(image.slots) if image else 0
     return plan.moved.get(service.key, 0) if after else slots, slots
+
+
+def new_and_not_up(after: Config, observed: Observed, plan: Plan) -> tuple[str, ...]:
+    """Return the new backends, ``SERVICE/BACKEND``, that would get no packets yet."""
+    return tuple(
+        f"{service.name}/{backend.name}"
+        for service, backend in after.backends()
+        if (identity := BackendId(service.key, backend.key)) not in observed.indices
+        and identity in plan.records
+        and not plan.records[identity].up
+    )
 
 
 def largest_share(before: Config, after: Config, plan: Plan) -> float:

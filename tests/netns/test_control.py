@@ -88,7 +88,7 @@ def test_a_reload_moves_what_the_plan_said(lab: Lab) -> None:
     assert (web["name"], web["change"], web["removed"]) == ("web", "changed", ["b3"])
     assert web["weights"] == [{"backend": "b1", "before": 100, "after": 500}]
     assert (second["name"], second["change"]) == ("second", "added")
-    assert (plan["generation"], plan["refused"], plan["undecided"]) == (True, None, [])
+    assert (plan["generation"], plan["refused"], plan["not_up"]) == (True, None, [])
     assert 0 < web["moved_slots"] < web["slots"] == 65_537
     moved = web["moved_slots"]
     assert said(scene, "reload") == f"2 services; {moved} slots moved\n"
@@ -104,6 +104,41 @@ def test_an_override_counts_in_a_plan(lab: Lab) -> None:
     (web,) = planned(scene)["services"]
     assert (web["weights"][0]["after"], web["moved_slots"]) == (500, 0)
     assert said(scene, "reload") == "1 service; 0 slots moved\n"
+
+
+def test_what_a_reload_would_refuse_the_plan_refuses(lab: Lab) -> None:
+    """By the same words, with what differs all the same; both leave everything as it is."""
+    scene = scene_of(lab)
+    before = picture(scene)
+    for key, value, words in (
+        ("interfaces", ["nowhere"], "no interface nowhere"),
+        ("flow_table", {"entries": 4096}, "run --replace"),
+        ("metrics", {"listen": "127.0.0.1:9999"}, "restart the daemon for that"),
+    ):
+        changed = copy.deepcopy(scene.config)
+        changed["gateway"][key] = value
+        scene.gateway.write(changed)
+        plan = scene.gateway.command("plan", check=False)
+        assert (plan.returncode, words in plan.stderr) == (1, True), plan.stderr
+        assert f"~ gateway.{key}" in plan.stdout
+    assert picture(scene) == before
+    refused = scene.gateway.command("reload", check=False)
+    assert (refused.returncode, "restart the daemon for that" in refused.stderr) == (1, True)
+
+
+def test_a_new_backend_that_is_down_is_told(lab: Lab) -> None:
+    """The plan has probed it; who would have its slots meanwhile counts in what moves."""
+    scene = scene_of(lab)
+    changed = copy.deepcopy(scene.config)
+    pool = changed["pools"][0]
+    pool["backends"].append({"name": "b4", "host": "10.2.0.11", "port": 9})
+    pool["health"] = {"type": "tcp"}
+    scene.gateway.write(changed)
+    plan = planned(scene)
+    assert plan["not_up"] == ["web/b4"]
+    assert "without slots: web/b4" in said(scene, "plan")
+    assert said(scene, "reload") == f"1 service; {plan['moved_slots']} slots moved\n"
+    assert scene.gateway.backends()["b4"]["slots"] == 0
 
 
 def test_too_much_is_refused_and_nothing_changes(lab: Lab) -> None:
@@ -127,12 +162,16 @@ def test_what_is_not_confirmed_is_undone(lab: Lab) -> None:
     scene = scene_of(lab)
     before = scene.gateway.backends()
     scene.gateway.write(reweighted(scene.config))
-    wait = f"{pace.lasting(2):g}s"
+    wait = f"{pace.lasting(4):g}s"
     assert f"undone in {wait[:-1]} s unless confirmed" in said(scene, "reload", "--confirm", wait)
     assert weights(scene)["b1"] == 500
     assert "waits to be confirmed" in said(scene, "status")
     other = scene.gateway.command("reload", check=False)
     assert (other.returncode, "lb-xdp confirm" in other.stderr) == (1, True)
+    scene.gateway.reload()
+    success = "lb_xdp_config_last_reload_success"
+    scene.gateway.wait_until(lambda: not scene.gateway.metric(success))
+    assert weights(scene)["b1"] == 500
     wait_for_weight(scene, 100)
     after = scene.gateway.backends()
     assert {name: one["slots"] for name, one in after.items()} == {
@@ -169,7 +208,7 @@ def test_a_confirmed_change_stays(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("over", [True, False], ids=["over", "not over"])
-def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, over: bool) -> None:  # noqa: FBT001 - a case
+def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, *, over: bool) -> None:
     """Killed while a change waits: started later it goes back at once, earlier it still does."""
     scene = scene_of(lab)
     line = scene.line()
@@ -190,8 +229,12 @@ def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, over: bool) -> None: 
     assert line.ask() == first
 
 
-def test_a_roll_back_that_is_impossible_is_told_and_tried_again(lab: Lab) -> None:
-    """The host refuses the former configuration for a while; then it is in force after all."""
+@pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
+def test_a_roll_back_that_is_impossible_is_told_and_tried_again(lab: Lab, *, killed: bool) -> None:
+    """The host refuses the former configuration for a while; then it is in force after all.
+
+    A daemon that starts meanwhile goes on with what was in force.
+    """
     scene = scene_of(lab)
     gateway = scene.gateway
     host = gateway.host
@@ -200,8 +243,14 @@ def test_a_roll_back_that_is_impossible_is_told_and_tried_again(lab: Lab) -> Non
     wider["gateway"]["interfaces"].append("spare")
     gateway.take(wider)
     gateway.write(scene.config)
-    said(scene, "reload", "--confirm", f"{pace.lasting(2):g}s")
+    wait_s = pace.lasting(2)
+    said(scene, "reload", "--confirm", f"{wait_s:g}s")
+    if killed:
+        gateway.kill()
+        time.sleep(wait_s)
     host.ip("link del spare")
+    if killed:
+        gateway.start()
     gateway.wait_until(
         lambda: any("cannot be undone" in notice for notice in gateway.status()["notices"])
     )

@@ -52,7 +52,7 @@ PREVIEW = Preview(
     restart=None,
     moved_slots=6_553,
     moved_share_max=6_553 / 65_537,
-    undecided=("web/web4",),
+    not_up=("web/web4",),
 )
 EVENTS = (
     Event(EventKind.STARTED, 1_700_000_000.0, cause="version 0.1.0", number=7),

@@ -36,7 +36,7 @@ PLAN = """\
   flows: 0 would break, 12 stay where they are while their slots move (every
       flow is recorded: 120 now)
 
-not up yet, so they get no slots: web/web4
+new, and not up yet, so without slots: web/web4
 /etc/lb-xdp/gw1.yaml: 1 service would change, 1 would not
 6,553 slots would move, at most 10.0% of one service's
 another program would take the present one's place; it was compiled and tried
@@ -141,7 +141,7 @@ def test_texts_of_a_plan() -> None:
     unknown = replace(web, flows=FlowsTouched(0, 0, Basis.UNKNOWN, "udp"))
     of_udp = replace(PREVIEW, services=(unknown,))
     assert "flows: unknown: udp" in render(shown(of_udp), columns=80)
-    nothing = replace(PREVIEW, services=(), settings=(), generation=False, undecided=())
+    nothing = replace(PREVIEW, services=(), settings=(), generation=False, not_up=())
     assert render(shown(nothing), columns=80) == "/etc/lb-xdp/gw1.yaml: nothing would change\n"
     refused = shown(replace(PREVIEW, refused="no"))
     assert "slots would move, at most" not in render(refused, columns=80)
