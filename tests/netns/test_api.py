@@ -29,6 +29,7 @@ PORT = 8443
 READ, WRITE = "reader" * 6, "writer" * 6
 GROUP = "games"
 RACERS = 8
+NAMES = {"service": ["web"], "pool": ["web"], "backend": ["b1", "b2", "b3"]}
 TIMES = int(os.environ.get("LB_XDP_API_FUZZ", "1000"))
 
 
@@ -238,7 +239,7 @@ def test_no_request_is_a_fault_and_refused_ones_change_nothing(lab: Lab) -> None
     @settings(
         max_examples=TIMES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
-    @given(request=requests(("web", "b1", "b2", "b3"), variants(scene.config)))
+    @given(request=requests(NAMES, variants(scene.config)))
     def ask(request: Request) -> None:
         method, path, target, body, headers = request
         if path == "/v1/detach":
