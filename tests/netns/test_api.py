@@ -29,6 +29,7 @@ PORT = 8443
 READ, WRITE = "reader" * 6, "writer" * 6
 GROUP = "games"
 RACERS = 8
+NAMES = {"service": ["web"], "pool": ["web"], "backend": ["b1", "b2", "b3"]}
 TIMES = int(os.environ.get("LB_XDP_API_FUZZ", "1000"))
 
 
@@ -194,6 +195,30 @@ def settled(scene: Scene) -> dict[str, Any]:
     return found
 
 
+def take_back(path: str) -> None:
+    """Have the file hold again, and nothing beside it."""
+    send(SOCKET, "DELETE", "/v1/overrides")
+    if path == "/v1/reload":
+        send(SOCKET, "POST", "/v1/rollback")  # refused where nothing waits
+        assert send(SOCKET, "POST", "/v1/reload").status == 200
+
+
+def variants(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the file, one with another weight, and some that are refused one way or another."""
+    gateway, (pool,), services = config["gateway"], config["pools"], config["services"]
+    first, *others = pool["backends"]
+    heavier = [{**pool, "backends": [first | {"weight": 7}, *others]}]
+    documents = (
+        config,
+        config | {"pools": heavier},
+        config | {"pools": heavier, "services": [services[0] | {"mode": "dsr", "port": 81}]},
+        config | {"gateway": gateway | {"interfaces": ["eth9"]}},
+        config | {"gateway": gateway | {"name": "gw2"}},
+        config | {"services": []},
+    )
+    return tuple(map(json.dumps, documents))  # JSON is YAML
+
+
 def test_no_request_is_a_fault_and_refused_ones_change_nothing(lab: Lab) -> None:
     """Requests made from the description that the daemon serves, to the daemon at work.
 
@@ -214,18 +239,18 @@ def test_no_request_is_a_fault_and_refused_ones_change_nothing(lab: Lab) -> None
     @settings(
         max_examples=TIMES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
-    @given(request=requests(("web", "b1", "b2", "b3")))
+    @given(request=requests(NAMES, variants(scene.config)))
     def ask(request: Request) -> None:
         method, path, target, body, headers = request
         if path == "/v1/detach":
-            headers = headers | {"If-Match": '"of another day"'}
+            headers = headers | {"If-Match": '"another-day"'}
         answer = send(SOCKET, method, target, body, headers)
         seen[answer.status] += 1
         assert answer.status < 500, (request, answer)
         if method != "HEAD":
             check(method, path, answer)
         if answer.status == 200 and method in {"PUT", "POST", "DELETE"}:
-            send(SOCKET, "DELETE", "/v1/overrides")
+            take_back(path)
             present["state"] = settled(scene)
         else:
             assert state(scene) == present["state"], (request, answer)

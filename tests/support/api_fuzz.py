@@ -7,7 +7,7 @@ nearly, some not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -19,6 +19,7 @@ from tests.support.described import description
 METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD")
 ODD_NAMES = ("wbe", "..", "%", "a b", "é", "\x00", "/", "")
 
+PARTS = ("method", "names", "query", "tag", "headers", "body")
 ODD_TAGS = ("*", '"x"', "x", '"', 'W/"x"', '"a", "b"', ", ,")
 
 
@@ -59,58 +60,83 @@ def fitting(schema: dict[str, Any]) -> SearchStrategy[Any]:
     return words | st.text(min_size=1, max_size=20)
 
 
-def told(name: str, schema: dict[str, Any]) -> SearchStrategy[Any]:
-    """Return values for a parameter of a query; nobody waits for long."""
-    return st.sampled_from([0, 0.01]) if name == "wait" else fitting(schema)
+def sound(name: str, schema: dict[str, Any], texts: Sequence[str]) -> SearchStrategy[Any]:
+    """Return values that a key allows; configurations are whole ones, and nobody waits for long."""
+    if name == "wait":
+        return st.sampled_from([0, 0.01])
+    return st.sampled_from(texts) if name == "text" and texts else fitting(schema)
 
 
 @st.composite
-def objects(draw: DrawFn, properties: dict[str, Any]) -> dict[str, Any]:
-    """Return an object with some of the properties, with values that fit or do not."""
+def objects(draw: DrawFn, properties: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return an object with some of the properties, with values that fit."""
     names = draw(st.lists(st.sampled_from(sorted(properties)), unique=True, max_size=4))
-    found = {name: draw(fitting(properties[name]) | values) for name in names}
-    if draw(st.integers(0, 9)) == 0:
-        found[draw(st.text(max_size=8))] = draw(values)
+    return {name: draw(sound(name, properties[name], texts)) for name in names}
+
+
+@st.composite
+def odd_objects(draw: DrawFn, properties: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return an object of which one key is another's, or has a value of any kind."""
+    found = draw(objects(properties, texts))
+    return found | {draw(st.sampled_from(sorted(properties)) | st.text(max_size=8)): draw(values)}
+
+
+@st.composite
+def requests(
+    draw: DrawFn, names: Mapping[str, Sequence[str]], texts: Sequence[str] = ()
+) -> Request:
+    """Return a request of which at most two parts are odd.
+
+    ``names`` are those that are there by their parameters, ``texts`` are configurations to send.
+    """
+    odd = draw(st.sets(st.sampled_from(PARTS), max_size=2))
+    path = draw(st.sampled_from(sorted(description()["paths"])))
+    operations = description()["paths"][path]
+    method = draw(st.sampled_from(METHODS if "method" in odd else [m.upper() for m in operations]))
+    operation = operations.get(method.lower(), next(iter(operations.values())))
+    parameters = operation["parameters"]
+    target = path
+    for name in (each["name"] for each in parameters if each["in"] == "path"):
+        known = st.sampled_from(names[name])
+        part = draw(st.sampled_from(ODD_NAMES) | st.text(max_size=8) if "names" in odd else known)
+        part = part.encode(errors="replace").decode()
+        target = target.replace(f"{{{name}}}", quote(part, safe="") or "x", 1)
+    query = draw(queries(parameters, odd="query" in odd))
+    if query:
+        target += "?" + urlencode(query, errors="replace", doseq=draw(st.booleans()))
+    headers = draw(odd_headers) if "headers" in odd else {}
+    if "tag" in odd:
+        headers["If-Match"] = draw(st.sampled_from(ODD_TAGS))
+    return Request(method, path, target, draw(bodies(operation, texts, odd="body" in odd)), headers)
+
+
+@st.composite
+def queries(draw: DrawFn, parameters: Sequence[dict[str, Any]], *, odd: bool) -> dict[str, Any]:
+    """Return values for some parameters of a query, and perhaps for what is none."""
+    found: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter["in"] == "query" and draw(st.booleans()):
+            fit = sound(parameter["name"], parameter["schema"], ())
+            found[parameter["name"]] = draw(fit | st.text(max_size=8) if odd else fit)
+    if odd and draw(st.booleans()):
+        found[draw(st.text(min_size=1, max_size=5))] = draw(st.text(max_size=5))
     return found
 
 
-@st.composite
-def requests(draw: DrawFn, names: Sequence[str], tags: Sequence[str] = ()) -> Request:
-    """Return a request. ``names`` are there, ``tags`` are what If-Match says beside nonsense."""
-    path = draw(st.sampled_from(sorted(description()["paths"])))
-    operations = description()["paths"][path]
-    known = [method.upper() for method in operations]
-    method = draw(st.sampled_from([*known, *known, *known, *METHODS]))
-    operation = operations.get(method.lower(), next(iter(operations.values())))
-    target = path
-    query: dict[str, Any] = {}
-    headers: dict[str, str] = {}
-    for parameter in operation["parameters"]:
-        name, place = parameter["name"], parameter["in"]
-        if place == "path":
-            part = draw(st.sampled_from(names) | st.sampled_from(ODD_NAMES) | st.text(max_size=8))
-            part = part.encode(errors="replace").decode()
-            target = target.replace(f"{{{name}}}", quote(part, safe="") or "x", 1)
-        elif place == "query" and draw(st.booleans()):
-            query[name] = draw(told(name, parameter["schema"]) | st.text(max_size=8))
-        elif place == "header" and draw(st.integers(0, 3)) == 0:
-            headers[name] = draw(st.sampled_from([*ODD_TAGS, *tags]))
-    if draw(st.integers(0, 9)) == 0:
-        query[draw(st.text(min_size=1, max_size=5))] = draw(st.text(max_size=5))
-    if query:
-        target += "?" + urlencode(query, errors="replace", doseq=draw(st.booleans()))
-    return Request(method, path, target, draw(bodies(operation)), headers | draw(odd_headers))
-
-
-def bodies(operation: dict[str, Any]) -> SearchStrategy[bytes | None]:
+def bodies(
+    operation: dict[str, Any], texts: Sequence[str], *, odd: bool
+) -> SearchStrategy[bytes | None]:
     """Return bodies that an operation may get, or may not."""
-    anything = st.none() | st.binary(max_size=30) | values.map(lambda v: json.dumps(v).encode())
     content = operation.get("requestBody", {}).get("content", {})
-    if not content:
-        return anything
-    properties = content["application/json"]["schema"]["properties"]
-    fit = objects(properties).map(lambda found: json.dumps(found).encode())
-    return st.one_of(fit, fit, fit, anything)
+    properties = content and content["application/json"]["schema"]["properties"]
+    if not odd:
+        return objects(properties, texts).map(_json) if properties else st.none()
+    anything = st.none() | st.binary(max_size=30) | values.map(_json)
+    return odd_objects(properties, texts).map(_json) | anything if properties else anything
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
 
 
 odd_headers = st.fixed_dictionaries(

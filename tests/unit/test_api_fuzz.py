@@ -12,7 +12,7 @@ from tests.support.api_fuzz import Request, requests
 from tests.support.controller import FakeController
 from tests.support.described import Answer, check, send, served
 
-NAMES = ("web", "web1", "web2", "10.0.0.13:8080")
+NAMES = {"service": ["web"], "pool": ["web"], "backend": ["web1", "web2", "10.0.0.13:8080"]}
 
 
 def state(controller: FakeController) -> tuple[object, ...]:
