@@ -71,10 +71,11 @@ class Changes:
         the file's is the file. Raises InvalidConfigError.
         """
         path = self._ledger.path
+        meanwhile = self._passage.meanwhile
         own = await asyncio.to_thread(text_of, path)
         if text is None or text == own:
-            return await asyncio.to_thread(read, path), ""
-        return await asyncio.to_thread(written, text, source), called(own)
+            return await meanwhile(asyncio.to_thread(read, path)), ""
+        return await meanwhile(asyncio.to_thread(written, text, source)), called(own)
 
     def ask_names(self) -> None:
         """Ask for the names of what is in force or may be again, and forget all others."""
@@ -95,6 +96,7 @@ class Changes:
         before. ``allow`` raises when it does not like the plan.
         """
         before, present = self._passage.config, self._ledger.present
+        plan = None
         await self._passage.meanwhile(self._naming.ask(to.config, present.config))
         config = self._naming.resolved(to.config)
         try:
@@ -103,10 +105,12 @@ class Changes:
                 if promised and kept is not None:
                     await self._passage.meanwhile(self._ledger.promise(kept))
                 plan = self._passage.take(config, lambda plan: allow(plan, config))
-        except LbError:
-            if promised:
-                await self._ledger.catch_up()
-            raise
+        except LbError as error:
+            if plan is None:
+                if promised:
+                    await self._ledger.catch_up()
+                raise
+            _log.error("what is not in force any more is still looked after: %s", error)
         await self._ledger.enter(to, kept)
         for event in membership_events(before, config, time.time()):
             self._record(event)

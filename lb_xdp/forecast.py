@@ -7,6 +7,8 @@ slots and flows (``core.preview``).
 
 from __future__ import annotations
 
+import asyncio
+
 from lb_xdp.changes import Changes
 from lb_xdp.config.difference import gateway_differences, service_differences
 from lb_xdp.core.change import needs_restart
@@ -74,15 +76,16 @@ class Forecast:
         try:
             self._changes.refuse_while_waiting()
             async with self._passage.towards(config):
-                evidence = await self._flows.evidence()
+                evidence = await self._passage.meanwhile(self._flows.evidence())
                 change = self._reconciler.observed, self._passage.plan(config)
         except (StoppedError, InvalidConfigError):
             raise
         except LbError as error:
             refused = str(error)
         plan = change[1] if change else None
-        services = service_previews(
-            before, config, service_differences(before, config), change, evidence
+        differences = service_differences(before, config)
+        services = await self._passage.meanwhile(
+            asyncio.to_thread(service_previews, before, config, differences, change, evidence)
         )
         return Preview(
             source=config.source,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lb_xdp.config import MAX_SERVICE_BACKENDS
 from lb_xdp.core.change import needs_restart
@@ -24,6 +24,8 @@ from lb_xdp.errors import HostError
 from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.turns import Turns
+
+Result = TypeVar("Result")
 
 _SETTLE_S = 1.5  # how long neighbours may take to answer
 
@@ -74,9 +76,9 @@ class Passage:
         self._cycle = cycle
         self._require = require
 
-    async def meanwhile(self, work: Awaitable[object]) -> None:
-        """Wait for something that takes long; failovers go on."""
-        await self._turns.meanwhile(work, self._cycle)
+    async def meanwhile(self, work: Awaitable[Result]) -> Result:
+        """Wait for what something returns that takes long; failovers go on."""
+        return await self._turns.meanwhile(work, self._cycle)
 
     async def settle(self, config: Config) -> None:
         """Wait, within bounds, until neighbours have answered and first probes have ended."""
