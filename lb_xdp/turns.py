@@ -69,8 +69,8 @@ class Turns:
     async def meanwhile(self, work: Awaitable[Result], look: Action) -> Result:
         """Wait for a long piece of a turn, and go on to ``look`` at what changes while it lasts.
 
-        Returns what ``work`` returns. Raises what ``work`` raises, and StoppedError when there is to
-        be no further turn.
+        Returns what ``work`` returns. Raises what ``work`` raises, and StoppedError when there is
+        to be no further turn.
         """
         task = asyncio.ensure_future(work)
         try:
