@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from lb_xdp.errors import LbError
+from lb_xdp.errors import LbError, StoppedError
 
 Result = TypeVar("Result")
 Action = Callable[[], Awaitable[object]]
@@ -18,10 +18,6 @@ Action = Callable[[], Awaitable[object]]
 
 _BREATH_S = 0.001
 """For an answer to go out before the next look, which with 10,000 backends takes long."""
-
-
-class StoppedError(LbError):
-    """The daemon was told to stop while something was under way; that was given up."""
 
 
 class Turns:
@@ -81,10 +77,11 @@ class Turns:
             if not self.stopping:
                 await look()
 
-    async def meanwhile(self, work: Awaitable[object], look: Action) -> None:
+    async def meanwhile(self, work: Awaitable[Result], look: Action) -> Result:
         """Wait for a long piece of a turn, and go on to ``look`` at what changes while it lasts.
 
-        Raises what ``work`` raises, and StoppedError when there is to be no further turn.
+        Returns what ``work`` returns. Raises what ``work`` raises, and StoppedError when there is
+        to be no further turn.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -97,7 +94,7 @@ class Turns:
                     await look()
             if not task.done():
                 raise StoppedError("the daemon was told to stop")
-            task.result()
+            return task.result()
         finally:
             task.cancel()
             self.changed.set()

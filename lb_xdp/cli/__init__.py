@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 bad configuration, 4 daemon not reachab
 
 from __future__ import annotations
 
-import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 from lb_xdp import __version__
-from lb_xdp.cli.target import Target
+from lb_xdp.cli.target import Target, target_of
 from lb_xdp.errors import InvalidConfigError, LbError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -30,7 +29,12 @@ COMMANDS = {
     "backend": "Show, drain, disable, enable and weigh backends.",
     "override": "List and clear what was asked of backends.",
     "events": "Show what happened, when and why.",
-    "reload": "Have the daemon load its configuration again.",
+    "pool": "Show pools and who shares them.",
+    "flows": "Show recorded flows, and how many each backend and client has.",
+    "plan": "Show what a configuration would change.",
+    "reload": "Go to another configuration, all of it or nothing.",
+    "confirm": "Keep what a reload with --confirm has changed.",
+    "rollback": "Undo what a reload with --confirm has changed.",
     "detach": "Remove program and pins: forwarding stops.",
     "bench": "Time the program that a gateway runs.",
     "decap": "Undo the tunnels of gateways, on a backend host.",
@@ -84,9 +88,35 @@ class LazyGroup(click.Group):
     type=click.Path(path_type=Path),
     help="The API socket to talk to, where the configuration sets gateway.api.socket.",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="LB_XDP_URL",
+    help="A gateway with gateway.api.listen: https://gw1.example.net:8443.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="LB_XDP_TOKEN_FILE",
+    help="With --url: the file that holds your token.",
+)
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path),
+    envvar="LB_XDP_CA",
+    help="With --url: certificates of those who may vouch for the gateway (PEM).",
+)
 @click.version_option(__version__, prog_name="lb-xdp", message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, name: str | None, socket: Path | None) -> None:
+def main(
+    ctx: click.Context,
+    *,
+    name: str | None,
+    socket: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+) -> None:
     """Forward packets to healthy backends in XDP, and say what it does.
 
     \b
@@ -94,7 +124,13 @@ def main(ctx: click.Context, name: str | None, socket: Path | None) -> None:
       lb-xdp check lb.yaml
       sudo lb-xdp run -c lb.yaml
       sudo lb-xdp --name gw1 status
+      lb-xdp --url https://gw1.example.net:8443 --token-file ~/gw1.token status
     """
     if name and socket:
         raise click.UsageError("--name and --socket exclude each other: give the one you know.")
-    ctx.obj = dataclasses.replace(ctx.find_object(Target) or Target(), name=name, socket=socket)
+    if ctx.get_parameter_source("url") is click.core.ParameterSource.COMMANDLINE and (
+        name or socket
+    ):
+        raise click.UsageError("--url is another place than --name and --socket: give one of them.")
+    given = ctx.find_object(Target) or Target()
+    ctx.obj = target_of(given, name=name, socket=socket, url=url, token_file=token_file, ca=ca)

@@ -56,6 +56,10 @@ def _print_gateway(screen: Screen, snapshot: Snapshot) -> None:
     loaded = duration(snapshot.timestamp_s - snapshot.last_reload.timestamp_s)
     verb = "loaded" if snapshot.last_reload.success else "refused"
     screen.line(f"config    {snapshot.config_source}  {verb} {loaded} ago")
+    if snapshot.change is not None and snapshot.change.confirm_by_timestamp_s is not None:
+        left = duration(snapshot.change.confirm_by_timestamp_s - snapshot.timestamp_s)
+        words = f"change    waits to be confirmed, else {snapshot.change.former} is back in {left}"
+        screen.line((words, "bold yellow"))
     datapath = snapshot.datapath
     programs = ", ".join(f"{item.interface} {item.mode} id {item.id}" for item in datapath.programs)
     place = f"  netns {datapath.netns}  generation {datapath.generation}"

@@ -6,14 +6,40 @@ This module owns these options only, so that ``--help`` need not import the API 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """At most one of ``name`` and ``socket`` is set; the sockets are in ``run_directory``."""
+    """At most one of ``name``, ``socket`` and ``url`` is set; the sockets are in ``run_directory``.
+
+    ``token_file`` and ``authority`` go with ``url``.
+    """
 
     name: str | None = None
     socket: Path | None = None
     run_directory: Path = Path("/run/lb-xdp")
+    url: str | None = None
+    token_file: Path | None = None
+    authority: Path | None = None
+
+
+def target_of(
+    given: Target,
+    *,
+    name: str | None,
+    socket: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+) -> Target:
+    """Return what the options before the verb mean; what is typed goes before the environment."""
+    return replace(
+        given,
+        name=name,
+        socket=socket,
+        url=None if name or socket else url,
+        token_file=token_file,
+        authority=ca,
+    )

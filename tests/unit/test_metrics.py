@@ -43,6 +43,7 @@ PROMISED = {
     "lb_xdp_flow_table_capacity": set(),
     "lb_xdp_config_last_reload_success": set(),
     "lb_xdp_config_last_reload_timestamp_seconds": set(),
+    "lb_xdp_config_is_file": set(),
     "lb_xdp_datapath_info": {"interface", "mode", "program_id", "version"},
 }
 
@@ -123,6 +124,7 @@ def test_refused_reload_is_visible() -> None:
     """After a refused reload success is 0 and the time is that of the refusal."""
     samples = samples_of(Exposition(lambda: TROUBLED))
     assert value(samples, "lb_xdp_config_last_reload_success") == 0
+    assert value(samples, "lb_xdp_config_is_file") == 1
     when = value(samples, "lb_xdp_config_last_reload_timestamp_seconds")
     assert when == TROUBLED.last_reload.timestamp_s
 
