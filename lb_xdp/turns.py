@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from lb_xdp.errors import LbError
+from lb_xdp.errors import LbError, StoppedError
 
 Result = TypeVar("Result")
 Action = Callable[[], Awaitable[object]]
@@ -18,10 +18,6 @@ Action = Callable[[], Awaitable[object]]
 
 _BREATH_S = 0.001
 """For an answer to go out before the next look, which with 10,000 backends takes long."""
-
-
-class StoppedError(LbError):
-    """The daemon was told to stop while something was under way; that was given up."""
 
 
 class Turns:
