@@ -18,7 +18,8 @@ from aiohttp import web
 
 from lb_xdp.api.callers import Callers, Tokens
 from lb_xdp.api.controller import Controller
-from lb_xdp.api.listener import not_listening, open_socket, remove_socket, tls
+from lb_xdp.api.door import open_door
+from lb_xdp.api.listener import open_socket, remove_socket, tls
 from lb_xdp.api.route import Call, Route, read_body, read_match, read_query
 from lb_xdp.api.routes import ROUTES
 from lb_xdp.api.wire import encode, error_to_json
@@ -105,12 +106,11 @@ async def _over_tcp(remote: ApiListener, controller: Controller) -> AsyncIterato
     runner = _runner(make_app(controller, Callers(tokens)))
     try:
         await runner.setup()
-        site = web.TCPSite(runner, *remote.listen, ssl_context=tls(remote))
-        try:
-            await site.start()
-        except OSError as error:
-            raise not_listening(remote, error) from error
-        yield
+        servant = runner.server
+        if servant is None:
+            raise HostError("the API over TCP has no server")
+        async with open_door(remote, tls(remote), servant):
+            yield
     finally:
         await runner.cleanup()
 

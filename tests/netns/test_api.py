@@ -17,7 +17,7 @@ from tests.support import pace
 from tests.support.api_fuzz import Request, requests
 from tests.support.certificates import Authority
 from tests.support.described import check, send
-from tests.support.gateway import COMMAND, PATIENT_CHECK
+from tests.support.gateway import COMMAND
 from tests.support.lab import Host, Lab
 from tests.support.pinned import pinned_state
 from tests.support.scenes import Scene, web_scene
@@ -225,8 +225,9 @@ def test_no_request_is_a_fault_and_refused_ones_change_nothing(lab: Lab) -> None
     Never a 5xx, always an answer as described, and without a 200 not a byte of rings, records and
     overrides is another. What was accepted is taken back, so that its end by time is no change.
     """
-    unrecorded = {"session": {"affinity": "none", "flows": "none"}}  # no slot settles by itself
-    scene = web_scene(lab, health=PATIENT_CHECK, service=unrecorded)
+    # No slot settles by itself, and no probe decides anything.
+    unrecorded = {"session": {"affinity": "none", "flows": "none"}}
+    scene = web_scene(lab, health="none", service=unrecorded)
     pid = scene.gateway.pid
     seen: Counter[int] = Counter()
     assert over_socket(scene, "PUT", "/v1/overrides/web/b1", "--data", '{"weight": 5}')[0] == 200

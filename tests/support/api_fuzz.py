@@ -56,6 +56,8 @@ def fitting(schema: dict[str, Any]) -> SearchStrategy[Any]:
             return st.integers(schema["minimum"], schema["maximum"])
         case "number":
             return st.floats(schema["minimum"], schema["maximum"])
+    if "pattern" in schema:
+        return st.from_regex(schema["pattern"], fullmatch=True)
     words = st.sampled_from(["1s", "90s", "5%", "gateway: {}", "192.0.2.0/24"])
     return words | st.text(min_size=1, max_size=20)
 

@@ -8,7 +8,7 @@ import pwd
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from lb_xdp.api.callers import Tokens
 from lb_xdp.api.client import Client
 from lb_xdp.api.connection import Remote
+from lb_xdp.api.door import CONNECTIONS_MAX
 from lb_xdp.api.listener import open_socket
 from lb_xdp.api.server import serve
 from lb_xdp.cli import main
@@ -162,6 +163,49 @@ async def test_the_port_may_be_taken(site: Site) -> None:
             async with site.served():
                 pass
     assert not (site.folder / "api.sock").exists()
+
+
+async def answered(site: Site) -> bool:
+    """Say whether there is room for one more."""
+    with suppress(aiohttp.ClientConnectionError):
+        return (await asked(site, "GET", "/v1/status", f"Bearer {READ}"))[0] == 200
+    return False
+
+
+async def test_strangers_shut_out_each_other_alone(site: Site) -> None:
+    """Connections beyond the limit are closed at once; the socket, and later callers, do well."""
+    async with site.served(), AsyncExitStack() as stack:
+        lines = []
+        for _ in range(CONNECTIONS_MAX + 3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            stack.callback(writer.close)
+            lines.append((reader, writer))
+        for reader, _ in lines[CONNECTIONS_MAX:]:
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert not any(reader.at_eof() for reader, _ in lines[:CONNECTIONS_MAX])
+        assert await asyncio.to_thread(Client(site.folder / "api.sock").ping)
+        for _, writer in lines:
+            writer.close()
+        async with asyncio.timeout(10):
+            while not await answered(site):
+                pass
+
+
+async def test_who_does_not_shake_hands_is_let_go(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS has its time, and silence or nonsense disturbs nobody."""
+    monkeypatch.setattr("lb_xdp.api.door.HANDSHAKE_S", 0.05)
+    certificate, key = Authority(site.folder / "ca").sign("gw1", "IP:127.0.0.1")
+    key.chmod(0o600)
+    async with site.served(certificate, key):
+        for said in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            writer.write(said)
+            with suppress(ConnectionResetError):
+                assert not (await reader.read()).startswith(b"HTTP")
+            writer.close()
 
 
 async def test_tls_by_an_authority_of_ones_own(site: Site) -> None:
