@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
 from lb_xdp.core.change import shared
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.core.model import Config
+from lb_xdp.core.model import Config, ServiceKey
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.preview import largest_share, moved_shares
 from lb_xdp.core.ring import RING_SLOTS
@@ -89,15 +89,16 @@ class Changes:
         held: Callable[[], InForce | None],
         *,
         promised: bool = False,
-        allow: Callable[[Plan, Config], None] = lambda _plan, _config: None,
-    ) -> Plan:
+        allow: Callable[[Config, Plan], None] | None = None,
+    ) -> Mapping[ServiceKey, int]:
         """Put a configuration in force, or change nothing. Raises LbError.
 
         ``held`` makes what is kept of that for a restart; ``promised`` is what must be on disk
-        before. ``allow`` raises when it does not like the plan.
+        before. ``allow`` raises when it does not like the plan. Returns how many slots moved by
+        service.
         """
         before, present = self._passage.config, self._ledger.present
-        plan = None
+        moved = None
         await self._passage.meanwhile(self._naming.ask(to.config, present.config))
         config = shared(before, self._naming.resolved(to.config))
         try:
@@ -105,9 +106,9 @@ class Changes:
                 kept = held()
                 if promised and kept is not None:
                     await self._passage.meanwhile(self._ledger.promise(kept))
-                plan = self._passage.take(config, lambda plan: allow(plan, config))
+                moved = self._passage.take(config, partial(allow, config) if allow else None)
         except LbError as error:
-            if plan is None:
+            if moved is None:
                 if promised:
                     await self._ledger.catch_up()
                 raise
@@ -116,7 +117,7 @@ class Changes:
         for event in membership_events(before, config, time.time()):
             self._record(event)
         await self._arrived()
-        return plan
+        return moved
 
     # Reload.
 
@@ -146,14 +147,15 @@ class Changes:
         self.refuse_while_waiting()
         to, passed_over = await self.read(wish.text, wish.source)
         former = self._ledger.present
-        plan = await self.go(
+        most = wish.moved_share_max
+        moved = await self.go(
             to,
             partial(_in_force, wish, to, former, passed_over),
             promised=True,
-            allow=partial(self._allow, wish),
+            allow=None if most is None else partial(self._allow, most),
         )
         self.former = former if self._ledger.waits else None
-        return self._outcome(to, plan, wish.confirm_s)
+        return self._outcome(to, moved, wish.confirm_s)
 
     def refuse_while_waiting(self) -> None:
         """Raise NotNowError while a change waits to be confirmed."""
@@ -163,10 +165,10 @@ class Changes:
                 "confirm` keeps it, `lb-xdp rollback` undoes it; then ask again"
             )
 
-    def _allow(self, wish: ReloadWish, plan: Plan, after: Config) -> None:
-        """Raise TooMuchMovedError if more slots of some service would move than is wished."""
-        before, most = self._passage.config, wish.moved_share_max
-        if most is None or largest_share(before, after, plan) <= most:
+    def _allow(self, most: float, after: Config, plan: Plan) -> None:
+        """Raise TooMuchMovedError if more than this share of some service's slots would move."""
+        before = self._passage.config
+        if largest_share(before, after, plan) <= most:
             return
         left = {service.key for service in after.services}
         gone = [(service, 1.0) for service in before.services if service.key not in left]
@@ -176,16 +178,18 @@ class Changes:
             f"more than {most:.1%} of a service's slots would move ({worst}): nothing was changed"
         )
 
-    def _outcome(self, to: Written, plan: Plan, confirm_s: float | None) -> Outcome:
-        moved = sum(plan.moved.values())
-        services = f"{_count(len(to.config.services), 'service')}; {_count(moved, 'slot')} moved"
+    def _outcome(
+        self, to: Written, moved: Mapping[ServiceKey, int], confirm_s: float | None
+    ) -> Outcome:
+        slots = sum(moved.values())
+        services = f"{_count(len(to.config.services), 'service')}; {_count(slots, 'slot')} moved"
         held = self._ledger.held
         waits = f"; undone in {confirm_s:g} s unless confirmed" if confirm_s is not None else ""
         return Outcome(
             services + waits,
             "",
-            moved,
-            moved_by_name(to.config, plan.moved, RING_SLOTS),
+            slots,
+            moved_by_name(to.config, moved, RING_SLOTS),
             held.undo.until_timestamp_s if held and held.undo else None,
         )
 
@@ -206,7 +210,7 @@ class Changes:
         if config == self._passage.config:
             return
         try:
-            plan = await self.go(self._ledger.present, lambda: self._ledger.held)
+            moved = await self.go(self._ledger.present, lambda: self._ledger.held)
         except LbError as error:
             self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
             _log.error("%s", self._naming.trouble)
@@ -215,8 +219,8 @@ class Changes:
             )
         else:
             self._naming.trouble = ""
-            moved = _count(sum(plan.moved.values()), "slot")
-            _log.info("addresses of backends by name changed: %s moved", moved)
+            slots = _count(sum(moved.values()), "slot")
+            _log.info("addresses of backends by name changed: %s moved", slots)
 
     def _tell(self, kind: EventKind, cause: str, author: str) -> None:
         self._record(Event(kind, time.time(), cause=cause, author=author))

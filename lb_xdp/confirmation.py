@@ -93,14 +93,14 @@ class Confirmation:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         text = await asyncio.to_thread(text_of, self._ledger.path)
         try:
-            plan = await self._changes.go(
+            moved = await self._changes.go(
                 before, lambda: after_roll_back(before, text, time.time())
             )
             self._end()
         finally:
             self._changes.ask_names()
             notify("READY=1")
-        summary = f"{before.source} is in force again; {sum(plan.moved.values())} slots moved"
+        summary = f"{before.source} is in force again; {sum(moved.values())} slots moved"
         self._tell(EventKind.ROLLED_BACK, f"{undone}: {why}: {summary}", author)
         return summary
 

@@ -9,13 +9,13 @@ from and who may ask for it (``changes``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from lb_xdp.config import MAX_SERVICE_BACKENDS
 from lb_xdp.core.change import needs_restart
-from lb_xdp.core.model import Address, Config
+from lb_xdp.core.model import Address, Config, ServiceKey
 from lb_xdp.core.names import total_backends
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.targets import addresses
@@ -115,18 +115,21 @@ class Passage:
         self._look()
         return self._reconciler.plan(config)[0]
 
-    def take(self, config: Config, allow: Callable[[Plan], None]) -> Plan:
-        """Go to a configuration that is being tried out; returns what was done.
+    def take(
+        self, config: Config, allow: Callable[[Plan], None] | None = None
+    ) -> Mapping[ServiceKey, int]:
+        """Go to a configuration that is being tried out; returns how many slots moved by service.
 
         ``allow`` may raise when it does not like the plan; nothing happens between that and its
         being carried out. Raises DatapathError; then the one before is the goal again.
         """
-        plan = self.plan(config)
-        allow(plan)
+        if allow is not None:
+            allow(self.plan(config))
+        self._look()
         self._reconciler.adopt(config)
         done = self._reconciler.cycle()
         self.config = config
-        return done or plan
+        return done.moved if done else {}
 
     def _refuse(self, before: Config, config: Config) -> None:
         if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:

@@ -50,6 +50,15 @@ def wait_for_weight(scene: Scene, weight: int, *, timeout_s: float = 10) -> None
     scene.gateway.wait_until(lambda: weights(scene)["b1"] == weight, timeout_s=timeout_s)
 
 
+def maps_of(scene: Scene) -> dict[str, str]:
+    """Return what the kernel holds of rings and backends, by the names of their pins."""
+    pins = Path("/sys/fs/bpf/lb-xdp", scene.gateway.name)
+    found = sorted(path for name in ("rings", "backends") for path in pins.glob(f"*/gen-*/{name}"))
+    assert len(found) == 2
+    dump = ("bpftool", "-j", "map", "dump", "pinned")
+    return {str(path): scene.gateway.host.run(*dump, str(path)).stdout for path in found}
+
+
 def picture(scene: Scene) -> tuple[Any, ...]:
     """Return all that a refused change must leave as it is: what forwards, and what is on disk."""
     status = scene.gateway.status()
@@ -62,7 +71,7 @@ def picture(scene: Scene) -> tuple[Any, ...]:
     kept = {path.name: path.read_text() for path in sorted(state.glob("*.json"))}
     datapath = status["datapath"]
     facts = (datapath["programs"], datapath["generation"], status["change"], status["last_reload"])
-    return backends, kept, facts, status["config_source"], status["notices"]
+    return backends, kept, facts, maps_of(scene), status["config_source"], status["notices"]
 
 
 def kinds(scene: Scene) -> list[str]:
