@@ -24,6 +24,8 @@
 #if LB_FLOWS
 
 #define LB_TOUCH_JIFFIES LB_HZ /* how stale `seen` may get before a packet renews it */
+#define LB_NEWS_LIVES 1 /* the first packet for a while */
+#define LB_NEWS_OPEN 2 /* the first that is no SYN */
 
 static __always_inline __u32 lb_now(void)
 {
@@ -72,7 +74,7 @@ static __always_inline void lb_flow_abandon(struct lb_flow *flow)
 /*
  * What a packet of the flow tells: it lives, it is established, it ends. `side` is the sender's FIN
  * bit; `both` says whether both directions pass here, so that both FINs can be waited for. Returns
- * whether it was the first for a while.
+ * LB_NEWS_* bits.
  */
 static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *packet, __u64 side,
 				       int both)
@@ -80,14 +82,16 @@ static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *p
 	struct tcphdr *tcp = lb_tcp(packet);
 	__u32 now = lb_now();
 	__u64 fins = LB_FLOW_CLIENT_FIN | LB_FLOW_BACKEND_FIN;
-	int stale = now - flow->seen > LB_TOUCH_JIFFIES;
+	int news = now - flow->seen > LB_TOUCH_JIFFIES ? LB_NEWS_LIVES : 0;
 
-	if (stale)
+	if (news)
 		flow->seen = now;
 	if (!tcp)
-		return stale;
-	if (flow->state & LB_FLOW_OPENING && side == LB_FLOW_CLIENT_FIN && !tcp->syn)
+		return news;
+	if (flow->state & LB_FLOW_OPENING && side == LB_FLOW_CLIENT_FIN && !tcp->syn) {
 		__sync_fetch_and_and(&flow->state, ~(__u64)LB_FLOW_OPENING);
+		news |= LB_NEWS_OPEN;
+	}
 	if (tcp->rst) {
 		lb_flow_close(flow);
 	} else if (tcp->fin) {
@@ -96,7 +100,7 @@ static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *p
 		if (!both || (state & fins) == fins)
 			lb_flow_close(flow);
 	}
-	return stale;
+	return news;
 }
 
 /* Adds or replaces a record; 0 where there is no room. `counted`: lb_reserve() has been called. */

@@ -6,6 +6,7 @@
 #ifndef LB_SCHEDULE_H
 #define LB_SCHEDULE_H
 
+#include "lb_client.h"
 #include "lb_flow.h"
 
 #if LB_TRACKED
@@ -59,79 +60,32 @@ static __always_inline __u32 lb_scheduled(struct lb_ring *ring, struct lb_stand 
 	return lb_slot_backend(lb_slot_at(ring, hash));
 }
 
-#if LB_CLIENTS
-/* A client of a service, or the network that it is in: the key of `affinities`. */
-static __always_inline void lb_client_key(struct lb_flow_key *key, struct lb_flow_key *flow,
-					  struct lb_stand *stand)
-{
-	*key = *flow;
-	key->source_port = 0;
-	if (!(stand->flags & LB_SERVICE_PREFIX))
-		return;
-	if (flow->family == 4) {
-		key->source[0] &= bpf_htonl(0xffffff00);
-	} else {
-		key->source[2] = 0;
-		key->source[3] = 0;
-	}
-}
-
-/* The backend that a client is bound to, if it may have one more flow; else 0. */
-static __always_inline __u32 lb_client_backend(struct lb_ring *ring, struct lb_stand *stand,
-					       struct lb_flow_key *key)
-{
-	struct lb_affinity *known = bpf_map_lookup_elem(LB_MAP(affinities), key);
-	struct lb_backend *backend;
-
-	if (!known || lb_now() - known->seen > ring->head.affinity_s * LB_HZ)
-		return 0;
-	backend = lb_backend_if(known->backend, known->identity);
-	if (!backend || backend->flags & LB_BACKEND_NO_NEW)
-		return 0;
-	return lb_takes_one(known->backend, stand) ? known->backend : 0;
-}
-
-static __always_inline void lb_client_bind(struct lb_flow_key *key, __u32 index,
-					   struct lb_backend *backend)
-{
-	struct lb_affinity bond = {
-		.backend = index,
-		.identity = backend->identity,
-		.seen = lb_now(),
-	};
-
-	bpf_map_update_elem(LB_MAP(affinities), key, &bond, BPF_ANY);
-}
-
-/* A client with a living flow is remembered. */
-static __always_inline void lb_client_touch(struct lb_stand *stand, struct lb_flow_key *flow)
-{
-	struct lb_affinity *known;
-	struct lb_flow_key key;
-
-	lb_client_key(&key, flow, stand);
-	known = bpf_map_lookup_elem(LB_MAP(affinities), &key);
-	if (known)
-		known->seen = lb_now();
-}
-#endif
-
 /* For a new flow: sets the backend's index and counts the connection, or says why there is none. */
 static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *stand,
 				     struct lb_ring *ring, struct lb_flow_key *flow, __u32 *index)
 {
-	struct lb_backend *backend;
 	int end = LB_END(no_backend);
 
 	*index = 0;
 #if LB_CLIENTS
 	struct lb_flow_key client;
+	struct lb_affinity *bond;
+	int again = 0;
 
 	lb_client_key(&client, flow, stand);
 	if (stand->flags & LB_SERVICE_CLIENT) {
-		*index = lb_client_backend(ring, stand, &client);
-		if (*index)
+		bond = bpf_map_lookup_elem(LB_MAP(affinities), &client);
+		*index = lb_bond_backend(bond, ring);
+		if (*index && lb_takes_one(*index, stand)) {
+			bond->seen = lb_now();
+			return LB_OK;
+		}
+		bond = bpf_map_lookup_elem(LB_MAP(unproven), &client);
+		*index = lb_bond_backend(bond, ring);
+		if (*index && lb_takes_one(*index, stand)) {
+			again = packet->protocol == IPPROTO_UDP;
 			end = LB_OK;
+		}
 	}
 #endif
 #if LB_COUNTED
@@ -148,16 +102,11 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
 			break;
 		end = lb_takes_one(*index, stand) ? LB_OK : LB_END(backends_full);
 	}
-	if (end)
-		return end;
-	backend = lb_backend_at(*index);
-	if (!backend)
-		return LB_END(internal);
 #if LB_CLIENTS
-	if (stand->flags & LB_SERVICE_CLIENT)
-		lb_client_bind(&client, *index, backend);
+	if (!end && stand->flags & LB_SERVICE_CLIENT)
+		end = lb_client_bind(&client, *index, again);
 #endif
-	return LB_OK;
+	return end;
 }
 
 /*
@@ -209,11 +158,11 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	flow = lb_flow_find(key);
 	if (flow && lb_goes_on(flow, packet)) {
 		if (lb_backend_if(flow->backend, flow->identity)) {
-			int first = lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, both);
+			int news = lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, both);
 
 #if LB_CLIENTS
-			if (first && stand->flags & LB_SERVICE_CLIENT)
-				lb_client_touch(stand, key);
+			if (news && stand->flags & LB_SERVICE_CLIENT)
+				lb_client_prove(stand, key, flow, news);
 #endif
 			*index = flow->backend;
 			*known = flow;

@@ -231,7 +231,7 @@ struct lb_active {
 };
 LB_SIZE(lb_active, 16);
 
-/* A flow as its client sends it. source_port 0 and a masked source: a client (affinities). */
+/* A flow as its client sends it. source_port 0 and a masked source: a client (affinities, unproven). */
 struct lb_flow_key {
 	__be32 source[4];
 	__be32 destination[4];

@@ -65,6 +65,7 @@ MAP_NAMES = (
     "budget",
     "handshakes",
     "watched",
+    "unproven",
 )
 
 

@@ -34,6 +34,9 @@ MAX_SNATS = 256
 CLIENTS = 262_144
 """Clients that affinity remembers."""
 
+UNPROVEN = 32_768
+"""Clients of whom only first packets have been seen."""
+
 FRAGMENTED = 16_384
 """Fragmented packets under way at once."""
 
@@ -140,6 +143,7 @@ def persistent_specs(flow_entries: int, way_bits: int) -> tuple[MapSpec, ...]:
         MapSpec("budget", per_cpu, u32, structs["lb_budget"], 1),
         MapSpec("devices", MapType.DEVMAP_HASH, u32, u32, MAX_DEVICES),
         MapSpec("handshakes", array, u32, structs["lb_handshake"], handshakes),
+        MapSpec("unproven", lru, key, bonds, UNPROVEN),
         MapSpec("watched", watched, u32, structs["lb_watch_count"], INDICES, NO_PREALLOC),
     )
 
