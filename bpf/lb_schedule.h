@@ -14,6 +14,7 @@
 #define LB_TRIES 8 /* slots looked at for a backend that has room */
 #define LB_SAMPLES 8 /* slots that least_connections compares */
 #define LB_RESET_IT (~0U) /* no backend's index */
+#define LB_UNKNOWN -3 /* by the ring, without a record: see lb_tracked_pick() */
 
 /* One connection is counted where the service counts any. */
 static __always_inline int lb_takes_one(__u32 index, struct lb_stand *stand)
@@ -111,17 +112,20 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
 
 /*
  * The backend of a flow that has no record though it did not begin with this packet: it is older
- * than the tracking of its service, or its record was lost. The slot knows whose it was; 0: it does
- * not. LB_RESET_IT: it was one's that is down, and the flow is to be reset.
+ * than the tracking of its service, or its record was lost, or there is no such flow. The slot knows
+ * whose it was; 0: it does not. LB_RESET_IT: the flow is to be reset. It was one's that is down, or
+ * one of fullnat, without whose record nobody knows what its backend takes it for.
  */
 static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_stand *stand,
-					   struct lb_ring *ring)
+					   __u32 slot)
 {
-	__u32 slot = lb_slot_at(ring, packet->hash), former = lb_slot_former(slot);
+	__u32 former = lb_slot_former(slot);
 	struct lb_backend *backend = lb_backend_at(former);
 
 	if (lb_is_syn(packet))
 		return 0;
+	if (LB_FULLNAT && stand->kind == LB_KIND_FULLNAT && packet->protocol == IPPROTO_TCP)
+		return LB_RESET_IT;
 	if (former && backend && backend->flags & LB_BACKEND_UP)
 		return former;
 	if (lb_slot_state(slot) == LB_SLOT_SEVERED && lb_severs(packet, stand))
@@ -141,7 +145,8 @@ static __always_inline int lb_goes_on(struct lb_flow *flow, struct lb_packet *pa
 /*
  * Sets the index of the flow's backend, and `known` to its record; NULL: the flow is new. `key`
  * comes out filled. A flow that finds no room in the table goes by the ring, which is as good a
- * place as any without a record.
+ * place as any without a record. LB_UNKNOWN: so does one that did not begin here, until its slot
+ * changes hands; anybody can send a packet that looks like that.
  */
 static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_stand *stand,
 					   struct lb_ring *ring, struct lb_flow_key *key,
@@ -178,9 +183,11 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	if (flow)
 		lb_flow_abandon(flow);
 	else
-		*index = lb_older_flow(packet, stand, ring);
+		*index = lb_older_flow(packet, stand, lb_slot_at(ring, packet->hash));
 	if (LB_RESET && *index == LB_RESET_IT)
 		return LB_END(severed);
+	if (*index && !lb_slot_waits(lb_slot_at(ring, packet->hash)))
+		return LB_UNKNOWN;
 	if (*index) {
 		if (counted)
 			lb_count_one(*index);
