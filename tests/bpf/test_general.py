@@ -22,7 +22,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from lb_xdp.core.model import Mode, NoBackend, Protocol
+from lb_xdp.core.model import Address, Mode, NoBackend, Protocol
 from lb_xdp.datapath import syscall
 from tests.support.program import (
     CLIENT,
@@ -406,6 +406,26 @@ def test_answers_have_a_budget(wire: Wire) -> None:
         assert counted["unanswered"] > 0
         assert 1000 <= counted["refused"] < 5000
         assert counted["refused"] + counted["unanswered"] == 5000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_flood_of_what_is_refused_stops_no_path_mtu_discovery(wire: Wire, family: int) -> None:
+    """Too big has a budget of its own: hosts hear of it while no more refusals are sent."""
+    wanted = Mode.IPIP, (1, 2, 3), NoBackend.DROP
+    refused = Mode.IPIP, (9,), NoBackend.REJECT
+    at: Address = VIP if family == 4 else VIP6
+    services = [
+        service(mode, port, vip=at, backends=who, no_backend=nobody, name=str(port))
+        for port, (mode, who, nobody) in ((80, wanted), (81, refused))
+    ]
+    large = from_client(family, TCP(sport=4008, dport=80, flags="A") / payload(1460))
+    flood = from_client(family, TCP(sport=4008, dport=81, flags="S"))
+    with LoadedProgram(wire, *services, down=(9,)) as loaded:
+        for _ in range(3):  # a second may end between the flood and what follows
+            spent = 0
+            while spent < 2:
+                spent += loaded.run(flood).reason == "unanswered"
+            assert loaded.run(large).reason == "too_big"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
