@@ -105,13 +105,14 @@ def reset(maps: Mapping[str, BpfMap], indices: Iterable[int]) -> None:
         for name, struct in (
             ("counts", "lb_backend_count"),
             ("nat_marks", "lb_nat_mark"),
-            ("limits", "lb_limit"),
             ("active", "lb_active"),
         )
     }
     for index in indices:
         for name, zero in zeros.items():
             maps[name].write(index, zero)
+        with maps["limits"].edit(index) as held:
+            held[:] = np.zeros((), dtype=held.dtype)
         maps["watched"].delete(index)
 
 

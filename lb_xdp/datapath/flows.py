@@ -109,10 +109,8 @@ def _charge_off(limits: BpfMap, expired: Values, identities: NDArray[np.uint32])
     mine = identities[backends] == expired["identity"]
     open_still = expired["backend"][unreleased(expired) & mine]
     for index, count in zip(*np.unique(open_still, return_counts=True), strict=True):
-        held = limits.read(int(index))
-        if held is not None:
+        with limits.edit(int(index)) as held:  # whose other fields the controller writes meanwhile
             held["expired"] += np.uint64(count)
-            limits.write(int(index), held)
 
 
 def _sweep_returns(

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -154,6 +156,7 @@ class BpfMap:
     def __init__(self, spec: MapSpec, fd: int) -> None:
         self.spec = spec
         self.fd = fd
+        self._edited = Lock()
 
     @classmethod
     def create(cls, spec: MapSpec) -> Self:
@@ -241,6 +244,19 @@ class BpfMap:
         if not syscall.map_lookup(self.fd, self._key(key), data):
             return None
         return data["value"] if self.spec.per_cpu else data
+
+    @contextmanager
+    def edit(self, key: object) -> Iterator[Values]:
+        """Lend one element to be changed, and write it when the block ends. Raises MapError.
+
+        Threads that edit elements of the same open map take turns; ``write`` waits for nobody.
+        """
+        with self._edited:
+            held = self.read(key)
+            if held is None:
+                raise MapError(f"map {self.spec.name}[{key}]: there is none")
+            yield held
+            self.write(key, held)
 
     def delete(self, key: object) -> bool:
         """Delete one element; False if there was none. Raises MapError."""

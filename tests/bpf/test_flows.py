@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from threading import Thread
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -14,6 +16,7 @@ from lb_xdp.datapath import counters
 from lb_xdp.datapath import flows as module
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.flows import Collected, collect
+from lb_xdp.datapath.maps import BpfMap, Values
 from tests.bpf.test_tracking import number_of, reply, request
 from tests.support.program import (
     INNER,
@@ -159,3 +162,32 @@ def test_an_index_given_to_another_backend_owes_nothing(
                 assert loaded.run(request("R", port)).reason == "forwarded"
         sent = [loaded.run(request("S", port)).reason for port in range(6000, 6010)]
         assert sent == ["forwarded"] * let_in + ["backends_full"] * (10 - let_in)
+
+
+def test_a_backend_is_given_back_connections_while_its_limit_changes(
+    wire: Wire, meanwhile: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look charges off what ended in silence, in its thread, while the controller writes."""
+    web = service(Mode.DSR, backends=[1], max_connections=3)
+    with LoadedProgram(wire, web) as loaded:
+        loaded.run(request("S"))
+        limits, read = loaded.maps["limits"], BpfMap.read
+        meanwhile(lambda: None)
+        looks: list[Thread] = []
+
+        def slow(self: BpfMap, key: object) -> Values | None:
+            held = read(self, key)
+            if self is limits and not looks:
+                looks.append(Thread(target=look, args=(loaded,)))
+                looks[0].start()
+                looks[0].join(0.5)  # it has to wait for the writer
+            return held
+
+        monkeypatch.setattr(BpfMap, "read", slow)
+        identity = loaded.identity(web, 1)
+        record = replace(loaded.desired.records[identity], limit=5)
+        loaded.generation.write_record(identity, loaded.plan.indices[identity], record)
+        looks[0].join()
+        assert loaded.counts(web, 1).connections == 0
+        _, held = limits.read_all()
+        assert held["connections"][loaded.plan.indices[identity]] == 5
