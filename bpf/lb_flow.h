@@ -103,12 +103,29 @@ static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *p
 	return news;
 }
 
-/* Adds or replaces a record; 0 where there is no room. `counted`: lb_reserve() has been called. */
+/*
+ * LB_FLOW_* bits of a flow that shows itself by this packet: it may end with it. As lb_flow_see(), but
+ * without branches, each of which would double what the verifier has to go through.
+ */
+static __always_inline __u64 lb_flow_shown(struct lb_packet *packet, int both)
+{
+	struct tcphdr *tcp = lb_tcp(packet);
+	__u64 syn = lb_is_syn(packet), fin, rst;
+
+	if (!tcp)
+		return 0;
+	fin = tcp->fin & ~syn;
+	rst = tcp->rst & ~syn;
+	return syn * LB_FLOW_OPENING | fin * LB_FLOW_CLIENT_FIN |
+	       (rst | (fin & !both)) * LB_FLOW_CLOSED;
+}
+
+/* Adds or replaces a record; 0 where there is no room. With LB_FLOW_COUNTED lb_reserve() was called. */
 static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
-					  struct lb_backend *backend, int opening, int counted)
+					  struct lb_backend *backend, __u64 state)
 {
 	struct lb_flow flow = {
-		.state = (opening ? LB_FLOW_OPENING : 0) | (counted ? LB_FLOW_COUNTED : 0),
+		.state = state,
 		.backend = index,
 		.identity = backend->identity,
 		.seen = lb_now(),
@@ -119,6 +136,7 @@ static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
 		return 0;
 	}
 	LB_COUNT_FLOW(inserts);
+	LB_COUNT_FLOWS(closes, state / LB_FLOW_CLOSED & 1);
 	return 1;
 }
 
@@ -172,7 +190,7 @@ static __always_inline int lb_unsettled_pick(struct lb_packet *packet, struct lb
 		index = former;
 	backend = lb_backend_at(index);
 	*picked = index;
-	if (index && backend && !lb_flow_record(&key, index, backend, syn, 0))
+	if (index && backend && !lb_flow_record(&key, index, backend, lb_flow_shown(packet, 0)))
 		*picked = former;
 	return LB_OK;
 }

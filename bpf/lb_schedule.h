@@ -157,7 +157,8 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	int both = stand->kind / LB_KIND_NAT; /* nat, fullnat: both directions pass here */
 	struct lb_backend *backend;
 	struct lb_flow *flow;
-	int end;
+	int end, recorded;
+	__u64 state;
 
 	lb_flow_key_of(key, packet, family);
 	flow = lb_flow_find(key);
@@ -199,11 +200,12 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	backend = lb_backend_at(*index);
 	if (!backend)
 		return LB_END(internal);
-	if (!lb_flow_record(key, *index, backend, lb_is_syn(packet), counted)) {
-		if (counted)
-			lb_release(*index);
+	state = lb_flow_shown(packet, both) | counted * LB_FLOW_COUNTED;
+	recorded = lb_flow_record(key, *index, backend, state);
+	if (counted && (!recorded || state & LB_FLOW_CLOSED))
+		lb_release(*index);
+	if (!recorded)
 		*index = lb_slot_backend(lb_slot_at(ring, packet->hash));
-	}
 	return *index ? LB_OK : LB_END(no_backend);
 }
 

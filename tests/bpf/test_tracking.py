@@ -11,6 +11,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
+from lb_xdp.core.collect import CLIENT_FIN, CLOSED, COUNTED, OPENING
 from lb_xdp.core.model import Algorithm, Mode, NoBackend, OnBackendDown, Protocol, Service
 from lb_xdp.core.settle import MARKED, SETTLED, SEVERED, UNSETTLED, current_of, pack
 from tests.support.program import (
@@ -199,6 +200,43 @@ def test_a_full_table_sends_new_flows_by_the_ring(wire: Wire) -> None:
         reasons = Counter(loaded.run(request("S", port)).reason for port in range(500))
         assert reasons["table_full"] > 300
         assert set(reasons) == {"forwarded", "table_full"}
+
+
+def states(loaded: LoadedProgram) -> dict[int, int]:
+    """Return the state bits of the records, by the client's port."""
+    keys, values = loaded.maps["flows"].read_all()
+    return dict(zip(keys["source_port"].tolist(), values["state"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("web", "counted", "fin"),
+    [
+        (service(Mode.DSR), 0, CLIENT_FIN | CLOSED),
+        (service(Mode.NAT), 0, CLIENT_FIN | CLOSED),
+        (service(Mode.DSR, max_connections=9), COUNTED, CLIENT_FIN | CLOSED),
+        (service(Mode.NAT, max_connections=9), COUNTED, CLIENT_FIN),
+    ],
+    ids=["dsr", "nat", "dsr, tracked", "nat, tracked"],
+)
+def test_a_flow_that_shows_itself_by_its_end(
+    wire: Wire, web: Service, counted: int, fin: int
+) -> None:
+    """It is recorded as one that ends, and counted only while the backend's FIN is waited for."""
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        for port, flags in enumerate(("A", "FA", "R", "RA", "S")):
+            assert number_of(loaded.run(request(flags, port))) == (1 if flags == "S" else 2)
+        opening = states(loaded).pop(4)
+        assert opening == OPENING | counted
+        assert {port: states(loaded)[port] for port in range(4)} == {
+            0: counted,
+            1: fin | counted,
+            2: CLOSED | counted,
+            3: CLOSED | counted,
+        }
+        open_still = sum(not state & CLOSED for state in states(loaded).values())
+        connections = sum(loaded.counts(web, n).connections for n in (1, 2, 3))
+        assert connections == (open_still if counted else 0)
 
 
 RESETTING = {
