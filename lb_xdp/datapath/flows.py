@@ -19,6 +19,7 @@ from lb_xdp.core.collect import (
     forgotten,
     over,
     recorded_slots,
+    strays,
     unreleased,
 )
 from lb_xdp.core.desired import Traits
@@ -62,7 +63,7 @@ def collect(
         hz=jiffies_per_s(),
         times=times,
         identities=identities,
-    )
+    ) | strays(keys, services)
     expired = _remove(maps["flows"], keys, values, gone)
     _charge_off(maps["limits"], expired, identities)
     _sweep_returns(maps, *ports, keys[~gone], values[~gone])

@@ -11,13 +11,14 @@ from scapy.layers.inet import IP, TCP
 
 from lb_xdp.core.collect import over as judge
 from lb_xdp.core.desired import traits
-from lb_xdp.core.model import Algorithm, FlowTable, Mode
+from lb_xdp.core.model import Algorithm, FlowTable, Mode, Session
+from lb_xdp.core.settle import UNSETTLED
 from lb_xdp.datapath import counters
 from lb_xdp.datapath import flows as module
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.flows import Collected, collect
 from lb_xdp.datapath.maps import BpfMap, Values
-from tests.bpf.test_tracking import number_of, reply, request
+from tests.bpf.test_tracking import number_of, put, reply, request
 from tests.support.program import (
     INNER,
     LoadedProgram,
@@ -191,3 +192,19 @@ def test_a_backend_is_given_back_connections_while_its_limit_changes(
         assert loaded.counts(web, 1).connections == 0
         _, held = limits.read_all()
         assert held["connections"][loaded.plan.indices[identity]] == 5
+
+
+def test_records_of_a_service_that_records_no_more(wire: Wire) -> None:
+    """They go at once; those of other services stay."""
+    web, other = service(Mode.DSR), service(Mode.DSR, 443, name="other")
+    with LoadedProgram(wire, web, other) as loaded:
+        for one in (web, other):
+            put(loaded, one, 2, UNSETTLED)
+            frame = request("A")
+            frame[TCP].dport = one.port
+            assert number_of(loaded.run(frame)) == 2
+        told = replace(web, session=Session(flows=False)), other
+        loaded.config = replace(loaded.config, services=told)
+        found = look(loaded)
+        assert (found.removed, found.entries) == (1, 1)
+        assert loaded.maps["flows"].read_all()[0]["destination_port"].tolist() == [443]
