@@ -24,7 +24,6 @@
 #if LB_FLOWS
 
 #define LB_TOUCH_JIFFIES LB_HZ /* how stale `seen` may get before a packet renews it */
-#define LB_EEXIST 17 /* the kernel's EEXIST */
 #define LB_NEWS_LIVES 1 /* the first packet for a while */
 #define LB_NEWS_OPEN 2 /* the first that is no SYN */
 
@@ -121,12 +120,9 @@ static __always_inline __u64 lb_flow_shown(struct lb_packet *packet, int both)
 	       (rst | (fin & !both)) * LB_FLOW_CLOSED;
 }
 
-/*
- * Adds a record, or with BPF_ANY also replaces one; 0 where there is no room, or one is there. With
- * LB_FLOW_COUNTED lb_reserve() was called.
- */
+/* Adds or replaces a record; 0 where there is no room. With LB_FLOW_COUNTED lb_reserve() was called. */
 static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
-					  struct lb_backend *backend, __u64 state, __u64 how)
+					  struct lb_backend *backend, __u64 state)
 {
 	struct lb_flow flow = {
 		.state = state,
@@ -135,10 +131,8 @@ static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
 		.seen = lb_now(),
 	};
 
-	long error = bpf_map_update_elem(LB_MAP(flows), key, &flow, how);
-
-	if (error) {
-		LB_COUNT_FLOWS(full, error != -LB_EEXIST);
+	if (bpf_map_update_elem(LB_MAP(flows), key, &flow, BPF_ANY)) {
+		LB_COUNT_FLOW(full);
 		return 0;
 	}
 	LB_COUNT_FLOW(inserts);
@@ -196,8 +190,7 @@ static __always_inline int lb_unsettled_pick(struct lb_packet *packet, struct lb
 		index = former;
 	backend = lb_backend_at(index);
 	*picked = index;
-	if (index && backend &&
-	    !lb_flow_record(&key, index, backend, lb_flow_shown(packet, 0), BPF_ANY))
+	if (index && backend && !lb_flow_record(&key, index, backend, lb_flow_shown(packet, 0)))
 		*picked = former;
 	return LB_OK;
 }

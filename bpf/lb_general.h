@@ -130,12 +130,12 @@ static __always_inline int lb_general_transport(struct xdp_md *ctx, struct lb_ta
 						struct lb_packet *packet, struct lb_budget *place,
 						int *action, int family)
 {
-	struct lb_fragment_key *key = &place->fragment;
+	struct lb_fragment_key key;
 	int end;
 
 	packet->part &= LB_FIRST; /* says to the compiler what is known: not LB_LATER */
 	/* Of no use for a whole packet; but a test here would double the verifier's work. */
-	lb_fragment_key_of(key, packet, family);
+	lb_fragment_key_of(&key, packet, family);
 	end = lb_forget(place, LB_ASIDE_FREE, lb_dispatch(ctx, table, packet, 1, action, family));
 	*action = lb_forget(place, LB_ASIDE_FREE + 1, *action);
 	packet->kind = lb_forget(place, LB_ASIDE_FREE + 2, packet->kind);
@@ -144,7 +144,7 @@ static __always_inline int lb_general_transport(struct xdp_md *ctx, struct lb_ta
 	packet->l3 = (void *)(long)ctx->data + packet->l3_at;
 	LB_KEEP(packet->l3);
 	if (packet->part == LB_FIRST && lb_fragment_notable(end))
-		lb_fragment_note(key, packet, end, family);
+		lb_fragment_note(&key, packet, end, family);
 	return end;
 }
 

@@ -201,16 +201,11 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	if (!backend)
 		return LB_END(internal);
 	state = lb_flow_shown(packet, both) | counted * LB_FLOW_COUNTED;
-	recorded = lb_flow_record(key, *index, backend, state, flow ? BPF_ANY : BPF_NOEXIST);
+	recorded = lb_flow_record(key, *index, backend, state);
 	if (counted && (!recorded || state & LB_FLOW_CLOSED))
 		lb_release(*index);
-	if (!recorded) {
-		/* Another CPU may just have recorded it: what that says counts. Else there is no room. */
+	if (!recorded)
 		*index = lb_slot_backend(lb_slot_at(ring, packet->hash));
-		*known = lb_flow_find(key);
-		if (*known)
-			*index = (*known)->backend;
-	}
 	return *index ? LB_OK : LB_END(no_backend);
 }
 

@@ -343,9 +343,8 @@ struct lb_budget {
 	__u32 left; /* packets that refuse, in this second */
 	__u32 left_too_big; /* and ones that say "too big" */
 	__u32 aside[10];
-	struct lb_return entry; /* this and the next: too large for the stack (lb_fullnat.h) */
-	struct lb_fragment_key fragment; /* lb_general.h */
+	struct lb_return entry; /* too large for the stack (lb_fullnat.h) */
 };
-LB_SIZE(lb_budget, 144);
+LB_SIZE(lb_budget, 104);
 
 #endif

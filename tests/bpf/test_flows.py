@@ -133,7 +133,7 @@ def test_a_half_closed_connection_goes_on(
     ("other", "told_by", "let_in"),
     [
         (True, "controller", 3),
-        (True, "program", 0),  # the three flows go on there, placed anew
+        (True, "program", 3),  # the three flows are placed anew there by what ends them
         (False, "controller", 3),
         (False, "program", 6),  # the three that end were not counted any more
     ],

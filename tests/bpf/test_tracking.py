@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +14,11 @@ from scapy.layers.l2 import Ether
 from lb_xdp.core.collect import CLIENT_FIN, CLOSED, COUNTED, OPENING
 from lb_xdp.core.model import Algorithm, Mode, NoBackend, OnBackendDown, Protocol, Service
 from lb_xdp.core.settle import MARKED, SETTLED, SEVERED, UNSETTLED, current_of, pack
-from lb_xdp.datapath.bench import Case, Harness
-from lb_xdp.datapath.bench_frames import Kind, to_service
 from tests.support.program import (
     CLIENT,
     CLIENT_MAC,
     GATEWAY_MAC,
     INNER,
-    OUTER,
     VIP,
     LoadedProgram,
     Outcome,
@@ -32,9 +28,6 @@ from tests.support.program import (
     backend_mac,
     service,
 )
-
-FLOWS = 200_000
-"""Of a test that needs many."""
 
 
 def request(flags: str, sport: int = 4000) -> Ether:
@@ -388,22 +381,3 @@ def test_a_service_that_rehashes_beside_one_that_resets(wire: Wire) -> None:
         frame = request("A", 1)
         frame[TCP].dport = 443
         assert number_of(loaded.run(frame)) == 1
-
-
-def test_cpus_that_see_a_flow_begin_at_once_count_it_once(wire: Wire) -> None:
-    """Its backend has one connection for it. Whoever is behind catches up: records cost it less."""
-    web = service(Mode.DSR, algorithm=Algorithm.LEAST_CONNECTIONS)
-    syns = to_service(Kind.SYN, VIP, 80, bytes.fromhex(GATEWAY_MAC.replace(":", "")), FLOWS)
-    with (
-        LoadedProgram(wire, web, flow_entries=2 * FLOWS) as loaded,
-        Harness(1 << 18) as one,
-        Harness(1 << 18) as other,
-        ThreadPoolExecutor() as threads,
-    ):
-        outer = loaded.topology.interfaces[OUTER].index
-        case = Case("SYNs", loaded.generation.program.fd, syns, outer)
-        list(threads.map(lambda harness: harness.times_ns(case, FLOWS, number=1), (one, other)))
-        counts = [loaded.counts(web, n) for n in (1, 2, 3)]
-        assert len(loaded.maps["flows"].read_all()[0]) == FLOWS
-    assert sum(c.packets for c in counts) == 2 * FLOWS
-    assert sum(c.connections for c in counts) == sum(c.flows for c in counts) == FLOWS
