@@ -11,9 +11,11 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
@@ -23,14 +25,24 @@ from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
 from lb_xdp.core.change import needs_restart
 from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config, Via
+from lb_xdp.core.model import Config, ServiceKey, Via
 from lb_xdp.core.names import total_backends
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.probe_way import probe_ways
+from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import ReloadStatus, Snapshot
 from lb_xdp.core.targets import TargetId, addresses
+from lb_xdp.core.wish import (
+    Match,
+    Outcome,
+    ReloadWish,
+    digest,
+    moved_by_name,
+    refuse_stale,
+    revision,
+)
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
@@ -40,6 +52,7 @@ from lb_xdp.errors import (
     InterfaceError,
     InvalidConfigError,
     LbError,
+    StoppedError,
 )
 from lb_xdp.instance import (
     STATE_DIRECTORY,
@@ -62,10 +75,12 @@ from lb_xdp.probes.prober import Prober
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
-from lb_xdp.turns import StoppedError, Turns
+from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
 from lb_xdp.witness import membership_events
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +136,7 @@ class Daemon:
 
     def __init__(self, config: Config, path: Path, *, replace: bool) -> None:
         self._written = config  # as the file says; in ``_config`` names have become addresses
+        self._digest = digest(config)
         self._config = config
         self._path = path
         self._replace = replace
@@ -214,7 +230,8 @@ class Daemon:
                 await stack.enter_async_context(
                     serve_metrics(gateway.metrics_listen, self._exposition)
                 )
-            await stack.enter_async_context(serve_api(Path(gateway.api_socket), self))
+            path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
+            await stack.enter_async_context(serve_api(Path(path), self, group=group, remote=remote))
             stack.push_async_callback(self._courier.close)
             self._prober = await stack.enter_async_context(
                 Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
@@ -345,31 +362,57 @@ class Daemon:
         """Return events that are wanted; the Controller's part of the API."""
         return await self._chronicle.events(wanted, wait_s)
 
-    async def reload(self) -> str:
+    def revision(self) -> str:
+        """Return what the file and the overrides together are called."""
+        return revision(self._digest, self._reconciler.overrides)
+
+    def names(self) -> Mapping[str, Sequence[str]]:
+        """Return the backends' names by service, those that linger included."""
+        return {
+            service.name: [backend.name for backend in service.pool.backends]
+            for service in self._reconciler.whole.services
+        }
+
+    async def reload(self, wish: ReloadWish) -> Outcome:
         """Load the file again; the Controller's part of the API."""
-        return await self._turns.in_turn(self._reload)
+        return await self._in_turn(wish.match, self._reload)
 
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""
         return self._reconciler.overrides
 
-    async def set_overrides(self, *overrides: Override) -> None:
+    async def set_overrides(self, *overrides: Override, match: Match) -> None:
         """Let these hold from now on, all or none; they are on disk before they do.
 
         Raises UnknownNameError, UnfitOverrideError and StoreError; then nothing was changed.
         """
-        await self._turns.in_turn(lambda: self._override(self._layers.set(overrides)))
+        await self._in_turn(match, lambda: self._override(self._layers.set(overrides)))
 
-    async def clear_overrides(self, *subjects: Subject, author: str = "") -> None:
-        """Let the file hold again for these, all or none; ``author`` is who wants that.
+    async def clear_overrides(
+        self, *subjects: Subject, author: str, match: Match
+    ) -> tuple[Override, ...]:
+        """Let the file hold again for these, all or none, and return what held.
 
-        Raises UnknownNameError and StoreError; then nothing was changed.
+        ``author`` is who wants that. Raises StoreError; then nothing was changed.
         """
-        await self._turns.in_turn(lambda: self._override(self._layers.clear(subjects, author)))
+        change = partial(self._layers.clear, subjects, author)
+        return await self._in_turn(match, lambda: self._override(change()))
 
-    async def detach(self) -> None:
+    async def detach(self, match: Match) -> None:
         """Remove program and pins, and end; the Controller's part of the API."""
-        await self._turns.in_turn(self._detach)
+        await self._in_turn(match, self._detach)
+
+    async def _in_turn(self, match: Match, change: Callable[[], Awaitable[Result]]) -> Result:
+        """Make a change in its turn, unless another one came first. Raises StaleError then.
+
+        The look and the change are one turn, so nothing comes in between.
+        """
+
+        async def carry_out() -> Result:
+            refuse_stale(match, self.revision())
+            return await change()
+
+        return await self._turns.in_turn(carry_out)
 
     def _stop(self) -> None:
         _log.info("told to stop: what forwards goes on")
@@ -387,10 +430,11 @@ class Daemon:
         for service, backend in self._reconciler.members(target):
             self._exposition.observe_probe(service, backend, result.duration_s)
 
-    async def _override(self, change: Awaitable[None]) -> None:
+    async def _override(self, change: Awaitable[Result]) -> Result:
         """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
-        await change
+        changed = await change
         self._probe(*self._probing)
+        return changed
 
     def _probe(self, *configs: Config) -> None:
         """Probe the backends of these configurations, the last one's wishes winning."""
@@ -429,14 +473,15 @@ class Daemon:
         with suppress(LbError):
             await self._reload()
 
-    async def _reload(self) -> str:
+    async def _reload(self) -> Outcome:
         """Load the file again and go there, or refuse and change nothing. Raises LbError."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             written = await asyncio.to_thread(load_config, self._path)
             await self._turns.meanwhile(self._naming.ask(written, self._written), self._cycle)
-            summary = await self._go_to(self._naming.resolved(written))
-            self._written = written
+            name = await asyncio.to_thread(digest, written)
+            moved = await self._go_to(self._naming.resolved(written))
+            self._written, self._digest = written, name
         except LbError as error:
             problems = error.problems if isinstance(error, InvalidConfigError) else (error,)
             messages = tuple(map(str, problems))
@@ -449,10 +494,12 @@ class Daemon:
         finally:
             self._naming.ask_only(self._written)
             notify("READY=1")
+        summary = _summary(self._config, moved)
         self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", self._path, summary)
         self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
-        return summary
+        services = moved_by_name(self._config, moved, RING_SLOTS)
+        return Outcome(summary, self.revision(), sum(moved.values()), services)
 
     # Names.
 
@@ -465,7 +512,7 @@ class Daemon:
         if config == self._config:
             return
         try:
-            summary = await self._go_to(config)
+            moved = await self._go_to(config)
         except LbError as error:
             self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
             _log.error("%s", self._naming.trouble)
@@ -473,10 +520,13 @@ class Daemon:
             loop.call_later(_NAMES_RETRY_S, self._turns.ask, self._take_answers)
         else:
             self._naming.trouble = ""
-            _log.info("addresses of backends by name changed: %s", summary)
+            _log.info("addresses of backends by name changed: %s", _summary(config, moved))
 
-    async def _go_to(self, config: Config) -> str:
-        """Try everything that can be refused, then change; whatever fails, go back."""
+    async def _go_to(self, config: Config) -> Mapping[ServiceKey, int]:
+        """Try everything that can be refused, then change; whatever fails, go back.
+
+        Returns how many slots of each service have moved.
+        """
         before = self._config
         if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:
             raise HostError(f"{total:,} backends, at most {MAX_SERVICE_BACKENDS:,} are allowed")
@@ -503,8 +553,7 @@ class Daemon:
         self._forget_gone()
         self._find()
         await self._keep_up()
-        moved = sum(plan.moved.values()) if plan else 0
-        return f"{_count(len(config.services), 'service')}; {_count(moved, 'slot')} moved"
+        return plan.moved if plan else {}
 
     def _require_ways(self, config: Config) -> None:
         """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""
@@ -548,6 +597,11 @@ class Daemon:
 
     def _tell(self, kind: EventKind, cause: str) -> None:
         self._record(Event(kind, time.time(), cause=cause))
+
+
+def _summary(config: Config, moved: Mapping[ServiceKey, int]) -> str:
+    slots = _count(sum(moved.values()), "slot")
+    return f"{_count(len(config.services), 'service')}; {slots} moved"
 
 
 def _count(number: int, what: str) -> str:

@@ -9,10 +9,16 @@
      │   ├─ PrivilegeError
      │   └─ InterfaceError
      ├─ NetlinkError                exit 1   the kernel refused a route, neighbour or link query
-     ├─ RequestError                exit 1   a request to the API is not understood
+     ├─ RequestError                exit 1   a request of the API does not say what is wanted
+     │   ├─ MediaError              its body is of a kind that is not taken
+     │   └─ DeniedError             from somebody who may not do that
      ├─ UnknownNameError            exit 1   no service, backend or override has that name
      ├─ UnfitOverrideError          exit 1   an override asks for what cannot be
      ├─ StoreError                  exit 1   what must survive a restart cannot be written
+     ├─ StaleError                  exit 1   the gateway has changed since the caller looked
+     ├─ NotNowError                 exit 1   as things stand it cannot be done
+     │   └─ TooMuchMovedError       more slots would move than was allowed
+     ├─ StoppedError                exit 1   the daemon is told to stop before it is done
      └─ DatapathError               exit 1   anything about BPF
          ├─ CompileError            the C did not compile; carries file and line
          ├─ VerifierError           the kernel refused the program; carries the whole log
@@ -99,7 +105,24 @@ class NetlinkError(LbError):
 
 
 class RequestError(LbError):
-    """A request to the API is not understood; the message says what is allowed."""
+    """A request of the API does not say what is wanted. ``place`` is where: ``body.weight``."""
+
+    def __init__(self, message: str, *, place: str = "", malformed: bool = False) -> None:
+        self.place = place
+        self.malformed = malformed
+        super().__init__(message)
+
+
+class MediaError(RequestError):
+    """The body of a request is of a kind or in a coding that is not taken (RFC 9110, 15.5.16)."""
+
+
+class DeniedError(RequestError):
+    """Whoever asks is not known, or may not do that. ``known`` tells one from the other."""
+
+    def __init__(self, message: str, *, known: bool) -> None:
+        self.known = known
+        super().__init__(message)
 
 
 class UnknownNameError(LbError):
@@ -112,6 +135,22 @@ class UnfitOverrideError(LbError):
 
 class StoreError(LbError):
     """What must survive a restart cannot be written to disk; nothing was changed."""
+
+
+class StaleError(LbError):
+    """The gateway has changed since the caller looked (RFC 9110, 13.1.1); nothing was changed."""
+
+
+class NotNowError(LbError):
+    """As things stand it cannot be done; nothing was changed."""
+
+
+class TooMuchMovedError(NotNowError):
+    """More slots would move than was allowed; nothing was changed."""
+
+
+class StoppedError(LbError):
+    """The daemon was told to stop while something was under way; that was given up."""
 
 
 class DatapathError(LbError):

@@ -23,6 +23,9 @@ STATE_DIRECTORY = Path("/var/lib/lb-xdp")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 """What capabilities(7) says that loading and attaching needs, by number; since Linux 5.8."""
 
+_FOLDER_MODE = 0o755
+"""Whatever the umask is: the API socket in it has a group, which has to get there."""
+
 _CAP_SYS_ADMIN = 21
 """Stands for CAP_BPF and CAP_PERFMON wherever they are asked for."""
 
@@ -86,7 +89,11 @@ def locked(gateway: str) -> Iterator[None]:
 def _open_lock(folder: Path) -> int:
     """Open the lock file, and make sure that it is the one that others will open."""
     while True:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.parent.mkdir()
+            folder.parent.chmod(_FOLDER_MODE)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(_FOLDER_MODE)
         try:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:  # the folder's last user is just removing it

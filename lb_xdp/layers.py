@@ -13,7 +13,7 @@ import time
 
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.override import Override, Overrides, Subject, refuse_unfit
-from lb_xdp.errors import StoreError, UnknownNameError
+from lb_xdp.errors import StoreError
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.store import Kept, Store
 from lb_xdp.witness import Record
@@ -44,16 +44,18 @@ class Layers:
             elif former is not None:
                 self._tell(EventKind.OVERRIDE_CLEARED, former, None, override.author)
 
-    async def clear(self, subjects: tuple[Subject, ...], author: str) -> None:
-        """Let the file hold again, for all or none. Raises UnknownNameError, StoreError."""
+    async def clear(self, subjects: tuple[Subject, ...], author: str) -> tuple[Override, ...]:
+        """Let the file hold again, for all or none, and return what held; raises StoreError.
+
+        A subject without an override is passed over: it may have ended meanwhile.
+        """
         before = self._reconciler.overrides
-        for subject in subjects:
-            if subject not in before.held:
-                there = ", ".join(str(override.subject) for override in before) or "none"
-                raise UnknownNameError(f"there is no override {subject}; overrides: {there}")
-        await self._go_to(before.lacking(*subjects))
-        for subject in dict.fromkeys(subjects):
-            self._tell(EventKind.OVERRIDE_CLEARED, before.held[subject], None, author)
+        gone = tuple(before.held[s] for s in dict.fromkeys(subjects) if s in before.held)
+        if gone:
+            await self._go_to(before.lacking(*subjects))
+        for override in gone:
+            self._tell(EventKind.OVERRIDE_CLEARED, override, None, author)
+        return gone
 
     def expire(self) -> None:
         """End the overrides whose time is over. The disk follows (``keep_up``)."""

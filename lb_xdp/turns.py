@@ -10,14 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from lb_xdp.errors import LbError
+from lb_xdp.errors import LbError, StoppedError
 
 Result = TypeVar("Result")
 Action = Callable[[], Awaitable[object]]
-
-
-class StoppedError(LbError):
-    """The daemon was told to stop while something was under way; that was given up."""
 
 
 class Turns:

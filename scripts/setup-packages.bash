@@ -5,12 +5,13 @@ runtime_packages=(python3-bpfcc python3-venv iproute2 ethtool util-linux)
 test_packages=(curl wrk iperf3 nginx nftables procps shellcheck iputils-ping iputils-tracepath traceroute
 	dnsmasq-base openssl socat # servers to probe, and their certificates
 	python3-dpkt) # the last one for the captures among its examples
+dpkt_documents=/usr/share/doc/python3-dpkt
 
 ensure_packages() { # runtime|dev
 	local wanted=("${runtime_packages[@]}") missing=()
 	[ "$1" = runtime ] || wanted+=("${test_packages[@]}")
 	for package in "${wanted[@]}"; do
-		is_installed "$package" || missing+=("$package")
+		is_complete "$package" || missing+=("$package")
 	done
 	if [ "${#missing[@]}" -eq 0 ] && have_headers; then
 		return
@@ -23,6 +24,11 @@ ensure_packages() { # runtime|dev
 	have_headers || missing+=("$(headers_package)")
 	say "installing ${missing[*]}"
 	install_packages "${missing[@]}"
+}
+
+# Installed, and not without what we need of its documentation, as containers and our machines do.
+is_complete() {
+	is_installed "$1" && { [ "$1" != python3-dpkt ] || [ -d "$dpkt_documents/examples" ]; }
 }
 
 is_installed() {
@@ -69,7 +75,8 @@ install_packages() {
 	local nginx_is_new=
 	is_installed nginx || nginx_is_new=yes
 	without_starting_services quietly env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+		apt-get install -q -y --no-install-recommends --reinstall -o DPkg::Lock::Timeout=300 \
+		-o "DPkg::Options::=--path-include=$dpkt_documents/*" "$@"
 	# Nor may it start at the next boot, unless it was there before us.
 	if [ -n "$nginx_is_new" ] && is_installed nginx; then
 		quietly update-rc.d nginx disable

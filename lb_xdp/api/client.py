@@ -1,8 +1,8 @@
-"""The API's client: one short request at a time, over a unix socket.
+"""The API's client: one short request at a time.
 
-This module owns finding a daemon and talking to it. It refuses to own the user's words: what a
-command says when there are several daemons is the CLI's. ``http.client`` serves instead of aiohttp
-because a command must start fast: aiohttp alone takes several times as long to import.
+This module owns finding a daemon and talking to it. It refuses to own the connection
+(``connection``) and the user's words: what a command says when there are several daemons is the
+CLI's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import http.client
 import json
 import os
 import select
-import socket
-import struct
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
+from lb_xdp.api.connection import Place, SocketFile
 from lb_xdp.api.wire import error_from_json, snapshot_from_json
 from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.errors import DaemonUnreachableError
@@ -30,36 +29,15 @@ CHANGE_TIMEOUT_S = 60.0  # a reload may compile and verify a program
 END_TIMEOUT_S = 10.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a socket file."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-        self._timeout_s = timeout_s
-
-    def connect(self) -> None:
-        """Connect to the socket file; raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._timeout_s)
-        self.sock.connect(os.fspath(self._path))
-
-    def peer_pid(self) -> int:
-        """Return the daemon's pid as our pid namespace sees it, 0 if it does not (unix(7))."""
-        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid: int = struct.unpack("=iII", credentials)[0]
-        return pid
-
-
 class Client:
-    """A daemon behind the socket ``path``.
+    """A daemon: behind a socket file, or at another place.
 
     Every method raises DaemonUnreachableError when nothing answers there, and LbError with the
     daemon's message and exit code (InvalidConfigError with its problems) when the daemon refuses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Place | Path) -> None:
+        self.place = SocketFile(place) if isinstance(place, Path) else place
 
     def ping(self) -> dict[str, Any]:
         """Return the daemon's ``pid`` and ``version``."""
@@ -86,9 +64,10 @@ class Client:
     def detach(self) -> None:
         """Have the daemon remove program and pins, and wait until its process has ended.
 
-        The wait lets ``lb-xdp detach && lb-xdp run`` find the gateway's lock free.
+        The wait lets ``lb-xdp detach && lb-xdp run`` find the gateway's lock free. The process of
+        another host is not waited for.
         """
-        with _Ending(self.path) as ending:
+        with _Ending(self.place) as ending:
             self._request("POST", "/v1/detach", CHANGE_TIMEOUT_S)
             ending.wait()
 
@@ -117,13 +96,16 @@ class Client:
         self, method: str, target: str, timeout_s: float, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""
-        connection = _UnixConnection(self.path, timeout_s)
+        connection, headers = self.place.connection(timeout_s), self.place.headers()
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            connection.request(method, target, None if body is None else json.dumps(body))
+            text = None if body is None else json.dumps(body)
+            connection.request(method, target, text, headers)
             response = connection.getresponse()
             status, answer = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise unreachable(self.path, error) from error
+            raise self.place.unreachable(error) from error
         finally:
             connection.close()
         document = _parse(answer, status)
@@ -147,19 +129,21 @@ def _overrides(document: dict[str, Any]) -> list[dict[str, Any]]:
 class _Ending:
     """Waits for the daemon behind a socket to end, where its process is ours to see."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._pidfd = -1
 
     def __enter__(self) -> Self:
-        connection = _UnixConnection(self._path, PING_TIMEOUT_S)
+        if not isinstance(self._place, SocketFile):
+            return self
+        connection = self._place.connection(PING_TIMEOUT_S)
         try:
             connection.connect()
             pid = connection.peer_pid()
             if pid not in {0, os.getpid()}:
                 self._pidfd = os.pidfd_open(pid)
         except OSError as error:
-            raise unreachable(self._path, error) from error
+            raise self._place.unreachable(error) from error
         finally:
             connection.close()
         return self
@@ -184,27 +168,6 @@ def _parse(body: bytes, status: int) -> dict[str, Any]:
         return document
     text = body.decode(errors="replace").strip()[:200]
     return {"error": f"the daemon answered {status}: {text}; its log says more"}
-
-
-def unreachable(path: Path, cause: Exception) -> DaemonUnreachableError:
-    """Return the error for a socket that does not answer, with the remedy that fits the cause."""
-    match cause:
-        case PermissionError():
-            return DaemonUnreachableError(f"no permission for {path}: run the command with sudo")
-        case TimeoutError():
-            return DaemonUnreachableError(
-                f"the daemon on {path} did not answer in time: journalctl -u 'lb-xdp@*'"
-            )
-        case FileNotFoundError() | ConnectionRefusedError():
-            return DaemonUnreachableError(f"no daemon answers on {path}: {_remedy(path)}")
-        case _:
-            return DaemonUnreachableError(f"no answer on {path} ({cause}): {_remedy(path)}")
-
-
-def _remedy(path: Path) -> str:
-    """Return how to see whether the daemon runs and how to start it."""
-    name = path.parent.name or "NAME"
-    return f"is it running? systemctl status lb-xdp@{name}; start it with: lb-xdp run -c FILE"
 
 
 def socket_of(name: str, run_directory: Path) -> Path:

@@ -1,162 +1,127 @@
-"""The API's server: routes, status codes and the unix socket.
+"""The API's server: HTTP over the table of routes, on the unix socket and perhaps over TCP.
 
-This module owns HTTP and the socket file. It refuses to know the gateway: everything it tells and
-does goes through ``Controller``, which the reconciler implements. Who may use the API is decided by
-the socket's mode and owner alone.
-
-    GET  /v1/ping     the daemon's pid and version
-    GET  /v1/status   the Snapshot
-    GET  /v1/events   what happened (``events`` says what may be asked)
-    POST /v1/reload   load the configuration file again; 422 with its errors when it is refused
-    POST /v1/detach   remove program and pins; the daemon ends after the answer
-    /v1/overrides     what is asked of backends at run time: see ``overrides``
+This module owns HTTP: status codes, headers, the JSON form of every error. It refuses to know the
+gateway: everything it tells and does goes through ``Controller``. What there is to ask is in
+``routes``, who may ask in ``callers``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol
 
 from aiohttp import web
 
-from lb_xdp import __version__
-from lb_xdp.api import events, overrides
-from lb_xdp.api.events import EventsSource
-from lb_xdp.api.wire import encode_snapshot, error_to_json
-from lb_xdp.core.snapshot import Snapshot
+from lb_xdp.api.callers import Callers, Tokens
+from lb_xdp.api.controller import Controller
+from lb_xdp.api.door import open_door
+from lb_xdp.api.listener import open_socket, remove_socket, tls
+from lb_xdp.api.route import Call, Route, read_body, read_match, read_query
+from lb_xdp.api.routes import ROUTES
+from lb_xdp.api.wire import encode, error_to_json
+from lb_xdp.core.model import ApiListener
 from lb_xdp.errors import (
-    AlreadyRunningError,
+    DeniedError,
     HostError,
     InvalidConfigError,
     LbError,
+    MediaError,
+    NotNowError,
     RequestError,
+    StaleError,
+    StoppedError,
     StoreError,
     UnfitOverrideError,
     UnknownNameError,
 )
 
-SOCKET_MODE = 0o660
-BACKLOG = 128
-PATH_BYTES_MAX = 107  # sun_path of unix(7) is 108 bytes with its NUL
 SHUTDOWN_S = 2.0
-
-STATUS_OF = {
-    InvalidConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    RequestError: HTTPStatus.BAD_REQUEST,
-    UnknownNameError: HTTPStatus.NOT_FOUND,
-    UnfitOverrideError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    StoreError: HTTPStatus.INSUFFICIENT_STORAGE,
-}
-"""What an error is answered with; 500 where it is none of these."""
-
-
-class Controller(EventsSource, overrides.OverridesKeeper, Protocol):
-    """What the API needs of the gateway. All of it is called in the event loop's thread."""
-
-    def snapshot(self) -> Snapshot:
-        """Return the gateway as it is now; may read maps, must be quick. Raises LbError."""
-        ...
-
-    async def reload(self) -> str:
-        """Load the file again and return in a sentence what changed. Raises LbError."""
-        ...
-
-    async def detach(self) -> None:
-        """Remove program and pins. The daemon may end only after this has returned."""
-        ...
-
+BODY_BYTES_MAX = 16 * 1024 * 1024  # the largest file, with each octet of it escaped in JSON
 
 CONTROLLER: web.AppKey[Controller] = web.AppKey("controller")
+CALLERS: web.AppKey[Callers] = web.AppKey("callers")
+
+# The first that fits; what is none of these is a 500.
+_STATUS_OF: tuple[tuple[type[LbError], HTTPStatus], ...] = (
+    (InvalidConfigError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (UnfitOverrideError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (UnknownNameError, HTTPStatus.NOT_FOUND),
+    (StaleError, HTTPStatus.PRECONDITION_FAILED),
+    (NotNowError, HTTPStatus.CONFLICT),
+    (HostError, HTTPStatus.CONFLICT),
+    (StoreError, HTTPStatus.INSUFFICIENT_STORAGE),
+    (StoppedError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
 
 
-def make_app(controller: Controller) -> web.Application:
+def make_app(controller: Controller, callers: Callers | None = None) -> web.Application:
     """Return the routes over ``controller``."""
-    app = web.Application(middlewares=[_errors_as_json])
+    app = web.Application(middlewares=[_errors_as_json], client_max_size=BODY_BYTES_MAX)
     app[CONTROLLER] = controller
-    app.router.add_get("/v1/ping", _ping)
-    app.router.add_get("/v1/status", _status)
-    app.router.add_get("/v1/events", _events)
-    app.router.add_post("/v1/reload", _reload)
-    app.router.add_post("/v1/detach", _detach)
-    app.add_routes(overrides.routes(controller))
+    app[CALLERS] = callers or Callers()
+    for route in ROUTES:
+        answer = partial(_answer, route)
+        if route.method == "GET":
+            app.router.add_get(route.path, answer)  # HEAD as well
+        else:
+            app.router.add_route(route.method, route.path, answer)
     return app
 
 
 @asynccontextmanager
-async def serve(path: Path, controller: Controller) -> AsyncIterator[None]:
-    """Answer on the unix socket ``path`` while the context is open, then remove it.
+async def serve(
+    path: Path,
+    controller: Controller,
+    *,
+    group: str | None = None,
+    remote: ApiListener | None = None,
+) -> AsyncIterator[None]:
+    """Answer on the unix socket ``path``, and at ``remote``, while the context is open.
 
     The directory must exist. A socket that a dead daemon left is replaced. Raises
-    AlreadyRunningError when a live one answers there, HostError when the socket cannot be made.
+    AlreadyRunningError when a live one answers there, AddressInUseError, HostError when a socket
+    cannot be made or a file of ``remote`` cannot be used.
     """
-    listener = open_socket(path)
-    runner = web.AppRunner(make_app(controller), access_log=None, shutdown_timeout=SHUTDOWN_S)
-    try:
+    async with AsyncExitStack() as stack:
+        if remote is not None:
+            await stack.enter_async_context(_over_tcp(remote, controller))
+        listener = open_socket(path, group)
+        stack.callback(listener.close)
+        runner = _runner(make_app(controller))
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(remove_socket, path)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         yield
+
+
+@asynccontextmanager
+async def _over_tcp(remote: ApiListener, controller: Controller) -> AsyncIterator[None]:
+    tokens = Tokens(Path(remote.tokens))
+    tokens.load()
+    runner = _runner(make_app(controller, Callers(tokens)))
+    try:
+        await runner.setup()
+        servant = runner.server
+        if servant is None:
+            raise HostError("the API over TCP has no server")
+        async with open_door(remote, tls(remote), servant):
+            yield
     finally:
-        remove_socket(path)
         await runner.cleanup()
-        listener.close()
 
 
-def open_socket(path: Path) -> socket.socket:
-    """Return a socket bound to ``path`` with mode 0660, not listening yet. Errors as in serve."""
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise HostError(
-            f"the API socket path {path} is longer than {PATH_BYTES_MAX} bytes: "
-            "choose a shorter gateway.name or set gateway.api.socket"
-        )
-    _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.setblocking(False)  # noqa: FBT003 - the socket module takes no keyword here
-    try:
-        listener.bind(os.fspath(path))
-        # Before listen(): until then nobody can connect, whatever the umask has left open.
-        path.chmod(SOCKET_MODE)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise HostError(
-            f"cannot create the API socket {path}: {error.strerror}: "
-            "see that its directory exists and is writable, or set gateway.api.socket"
-        ) from error
-    return listener
-
-
-def remove_socket(path: Path) -> None:
-    """Remove the name first: a command then sees no daemon rather than one that does not answer."""
-    path.unlink(missing_ok=True)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a dead daemon. A live daemon, and a file of another kind, stay."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return  # nothing there, or the directory is missing: bind() says which
-    if not stat.S_ISSOCK(mode):
-        raise HostError(
-            f"{path} exists and is not a socket: remove it, or set gateway.api.socket elsewhere"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        # A daemon too busy to accept (a full backlog, a timeout) is alive as well.
-        if probe.connect_ex(os.fspath(path)) != errno.ECONNREFUSED:
-            raise AlreadyRunningError(
-                f"another lb-xdp daemon answers on {path}: stop that one first, or give this "
-                "gateway another gateway.name"
-            )
-    remove_socket(path)
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        auto_decompress=False,  # nobody needs it, and a small body must not become a large one
+    )
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -164,45 +129,54 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn our errors, and aiohttp's 404 and 405, into the one JSON form of an error."""
+    """Turn our errors, and aiohttp's own, into the one JSON form of an error."""
     try:
         return await handler(request)
     except LbError as error:
-        status = STATUS_OF.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-        return web.json_response(error_to_json(error), status=status)
+        status = _status_of(error)
+        unknown = status is HTTPStatus.UNAUTHORIZED
+        headers = {"WWW-Authenticate": 'Bearer realm="lb-xdp"'} if unknown else None
+        return web.json_response(error_to_json(error), status=status, headers=headers)
     except web.HTTPException as error:
-        message = f"{request.method} {request.path}: {error.reason.lower()}"
-        document = {"error": message, "kind": type(error).__name__, "exit_code": 1}
-        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return web.json_response(document, status=error.status, headers=allowed)
+        allow = error.headers.get("Allow", "")
+        hint = f"; allowed: {allow}" if allow else ""
+        refusal = LbError(f"{request.method} {request.path}: {error.reason.lower()}{hint}")
+        document = error_to_json(refusal) | {"kind": type(error).__name__}
+        headers = {"Allow": allow} if allow else None
+        return web.json_response(document, status=error.status, headers=headers)
 
 
-async def _ping(_request: web.Request) -> web.Response:
-    """Answer without touching the gateway: who is here."""
-    return web.json_response({"pid": os.getpid(), "version": __version__})
+def _status_of(error: LbError) -> HTTPStatus:
+    if isinstance(error, DeniedError):
+        return HTTPStatus.FORBIDDEN if error.known else HTTPStatus.UNAUTHORIZED
+    if isinstance(error, MediaError):
+        return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    if isinstance(error, RequestError):
+        return HTTPStatus.BAD_REQUEST if error.malformed else HTTPStatus.UNPROCESSABLE_ENTITY
+    found = (status for kind, status in _STATUS_OF if isinstance(error, kind))
+    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-async def _status(request: web.Request) -> web.Response:
-    """Take the snapshot here, encode it in a thread: probes must not wait for 10,000 backends."""
-    snapshot = request.app[CONTROLLER].snapshot()
-    text = await asyncio.to_thread(encode_snapshot, snapshot)
-    return web.json_response(text=text)
+async def _answer(route: Route, request: web.Request) -> web.Response:
+    """Answer one request by its route.
 
-
-async def _events(request: web.Request) -> web.Response:
-    """Tell what happened."""
-    return await events.answer(request, request.app[CONTROLLER])
-
-
-async def _reload(request: web.Request) -> web.Response:
-    """Reload the file that the daemon runs on."""
-    summary = await request.app[CONTROLLER].reload()
-    return web.json_response({"summary": summary})
-
-
-async def _detach(request: web.Request) -> web.Response:
-    """Stop forwarding. The connection closes with the answer: nothing follows it."""
-    await request.app[CONTROLLER].detach()
-    response = web.json_response({"detached": True})
-    response.force_close()
+    The tag of what was only looked at is taken before the look: a change in between then refuses
+    the caller's next one, where a later tag would let it pass. Values are encoded in a thread:
+    probes must not wait for 10,000 backends.
+    """
+    controller = request.app[CONTROLLER]
+    caller = await request.app[CALLERS].of(request, named=route.changes)
+    if not (route.reads_only or caller.may_write):
+        raise DeniedError(f"{caller.name} may read only", known=True)
+    query, body = read_query(route, request), await read_body(route, request)
+    match = read_match(request) if route.changes else None
+    call = Call(controller, request.match_info, query, body, caller.name, match)
+    seen = controller.revision()
+    answer = await route.handle(call)
+    tag = controller.revision() if route.changes else seen
+    text = await asyncio.to_thread(encode, answer)
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-store"}
+    response = web.json_response(text=text, headers=headers)
+    if route.path == "/v1/detach":
+        response.force_close()  # nothing follows: the daemon ends
     return response

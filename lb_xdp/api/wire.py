@@ -15,8 +15,10 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
+from lb_xdp.api.answers import Failure, Problem
+from lb_xdp.core.event import Event, to_document
 from lb_xdp.core.snapshot import Snapshot
-from lb_xdp.errors import ConfigProblem, InvalidConfigError, LbError
+from lb_xdp.errors import ConfigProblem, InvalidConfigError, LbError, RequestError
 
 
 @cache
@@ -27,19 +29,21 @@ def _type_hints_of(kind: type) -> dict[str, Any]:
 
 def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
     """Return the snapshot as JSON values: enums as their values, tuples as lists."""
-    document: dict[str, Any] = json.loads(encode_snapshot(snapshot))
+    document: dict[str, Any] = json.loads(encode(snapshot))
     return document
 
 
-def encode_snapshot(snapshot: Snapshot) -> str:
-    """Return the snapshot as JSON text. A ``StrEnum`` is a ``str``, so json writes its value.
+def encode(answer: object) -> str:
+    """Return a dataclass or a JSON value as text. A ``StrEnum`` is a ``str``: json writes it.
 
     ``dataclasses.asdict`` would copy every value of it first, in Python.
     """
-    return json.dumps(snapshot, default=_fields_of)
+    return json.dumps(answer, default=_fields_of)
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, Event):
+        return to_document(value)
     kind: type = type(value)
     return {name: getattr(value, name) for name in _names_of(kind)}
 
@@ -87,15 +91,17 @@ def _build(kind: Any, value: Any) -> Any:
 
 
 def error_to_json(error: LbError) -> dict[str, Any]:
-    """Return ``{error, kind, exit_code}``, with ``errors`` for each problem of a configuration."""
-    document: dict[str, Any] = {
-        "error": str(error),
-        "kind": type(error).__name__,
-        "exit_code": error.exit_code,
-    }
-    if isinstance(error, InvalidConfigError):
-        document["errors"] = [dataclasses.asdict(problem) for problem in error.problems]
-    return document
+    """Return a ``Failure`` as JSON values; the place stands in front of the message as well."""
+    problems = error.problems if isinstance(error, InvalidConfigError) else ()
+    place = error.place if isinstance(error, RequestError) else ""
+    failure = Failure(
+        error=f"{place.removeprefix('body.')}: {error}" if place else str(error),
+        kind=type(error).__name__,
+        exit_code=error.exit_code,
+        place=place,
+        errors=tuple(Problem(**dataclasses.asdict(problem)) for problem in problems),
+    )
+    return dataclasses.asdict(failure)
 
 
 def error_from_json(document: dict[str, Any]) -> LbError:

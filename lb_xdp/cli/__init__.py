@@ -84,9 +84,35 @@ class LazyGroup(click.Group):
     type=click.Path(path_type=Path),
     help="The API socket to talk to, where the configuration sets gateway.api.socket.",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="LB_XDP_URL",
+    help="A gateway with gateway.api.listen: https://gw1.example.net:8443.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="LB_XDP_TOKEN_FILE",
+    help="With --url: the file that holds your token.",
+)
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path),
+    envvar="LB_XDP_CA",
+    help="With --url: certificates of those who may vouch for the gateway (PEM).",
+)
 @click.version_option(__version__, prog_name="lb-xdp", message="%(prog)s %(version)s")
 @click.pass_context
-def main(ctx: click.Context, name: str | None, socket: Path | None) -> None:
+def main(
+    ctx: click.Context,
+    *,
+    name: str | None,
+    socket: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+) -> None:
     """Forward packets to healthy backends in XDP, and say what it does.
 
     \b
@@ -94,7 +120,19 @@ def main(ctx: click.Context, name: str | None, socket: Path | None) -> None:
       lb-xdp check lb.yaml
       sudo lb-xdp run -c lb.yaml
       sudo lb-xdp --name gw1 status
+      lb-xdp --url https://gw1.example.net:8443 --token-file ~/gw1.token status
     """
     if name and socket:
         raise click.UsageError("--name and --socket exclude each other: give the one you know.")
-    ctx.obj = dataclasses.replace(ctx.find_object(Target) or Target(), name=name, socket=socket)
+    if ctx.get_parameter_source("url") is click.core.ParameterSource.COMMANDLINE and (
+        name or socket
+    ):
+        raise click.UsageError("--url is another place than --name and --socket: give one of them.")
+    ctx.obj = dataclasses.replace(
+        ctx.find_object(Target) or Target(),
+        name=name,
+        socket=socket,
+        url=None if name or socket else url,  # what is typed goes before the environment
+        token_file=token_file,
+        authority=ca,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from lb_xdp.api.client import Client, answering, socket_of
+from lb_xdp.api.connection import Remote
 from lb_xdp.cli.target import Target
 from lb_xdp.errors import DaemonUnreachableError
 
@@ -31,6 +32,10 @@ def connect(target: Target) -> Client:
 
 def find(target: Target) -> Client | None:
     """Return what ``connect`` does, but None when nothing is named and no daemon answers."""
+    if target.url:
+        if target.token_file is None:
+            raise click.UsageError("--url needs --token-file: over TCP a token says who asks.")
+        return Client(Remote(target.url, target.token_file, target.authority))
     if target.socket:
         return Client(target.socket)
     if target.name:

@@ -26,9 +26,9 @@ def command(target: Target, *, yes: bool) -> None:
     """
     client = _running(target)
     if client is not None:
-        _ask(f"the gateway on {client.path}", yes=yes)
+        _ask(f"the gateway on {client.place}", yes=yes)
         client.detach()
-        click.echo(f"detached: the daemon on {client.path} removed program and pins and ended")
+        click.echo(f"detached: the daemon on {client.place} removed program and pins and ended")
         return
     name = target.name or _pinned_name()
     if name is None:
@@ -47,9 +47,10 @@ def _running(target: Target) -> Client | None:
         client.ping()
     except DaemonUnreachableError as error:
         # Only a daemon that is surely not there may be passed by: behind a closed or a slow socket
-        # one goes on and would put everything back. A socket given by its path has no pins to name.
+        # one goes on and would put everything back. What was given by its path or address has no
+        # pins to name.
         gone = isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError)
-        if target.socket or not gone:
+        if target.socket or target.url or not gone:
             raise
         return None
     return client

@@ -12,8 +12,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """At most one of ``name`` and ``socket`` is set; the sockets are in ``run_directory``."""
+    """At most one of ``name``, ``socket`` and ``url`` is set; the sockets are in ``run_directory``.
+
+    ``token_file`` and ``authority`` go with ``url``.
+    """
 
     name: str | None = None
     socket: Path | None = None
     run_directory: Path = Path("/run/lb-xdp")
+    url: str | None = None
+    token_file: Path | None = None
+    authority: Path | None = None

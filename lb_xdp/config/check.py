@@ -7,6 +7,7 @@ single value (``rules`` and ``shape`` do that), or what a mode can carry (``mode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from itertools import chain
 
 from lb_xdp.config.addresses import default_name
@@ -30,6 +31,7 @@ def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
     # Far too large a file is refused before the checks whose cost grows with its square.
     findings = list(_sizes(draft)) or chain(
         _interfaces(draft, tree),
+        _api(draft),
         _names(draft, tree),
         _service_keys(draft, tree),
         _pool_references(draft),
@@ -76,6 +78,30 @@ def _interfaces(draft: Draft, tree: Tree) -> Iterator[Finding]:
         return f"interface {quote(str(name))} stands on line {line} already; once is enough"
 
     yield from _twice(((loc, name) for loc, name in draft.interfaces), tree, message)
+
+
+def _api(draft: Draft) -> Iterator[Finding]:
+    """Find an API over TCP that strangers could use or listen to, and keys without effect."""
+    given, at = draft.api.given, ("gateway", "api")
+    for key, other in (("certificate", "key"), ("key", "certificate")):
+        if key in given and other not in given:
+            yield Finding((*at, key), f"`{other}` is missing: TLS needs both", on_key=True)
+    if draft.api.listen is None:
+        if "listen" not in given:
+            for key in ("certificate", "key", "tokens"):
+                if key in given:
+                    message = "has no effect without `listen`; give that, or leave this out"
+                    yield Finding((*at, key), message, on_key=True)
+        return
+    if "tokens" not in given:
+        message = "`tokens` is missing: over TCP only tokens say who may do what"
+        yield Finding((*at, "listen"), message)
+    if "certificate" not in given and not ip_address(draft.api.listen.host).is_loopback:
+        message = (
+            f"`certificate` and `key` are missing: without TLS only a loopback address is "
+            f"allowed, not {draft.api.listen.host}"
+        )
+        yield Finding((*at, "listen"), message)
 
 
 def _names(draft: Draft, tree: Tree) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
+    ApiListener,
     Backend,
     BackendName,
     CheckKind,
@@ -70,7 +71,15 @@ def _gateway(gateway: schema.Gateway) -> Gateway:
             gateway.dns.max_change,
             gateway.dns.confirm,
         ),
+        api_group=gateway.api.group,
+        api_listener=_api_listener(gateway.api),
     )
+
+
+def _api_listener(api: schema.Api) -> ApiListener | None:
+    if api.listen is None or api.tokens is None:  # the checks refuse the one without the other
+        return None
+    return ApiListener(api.listen, api.tokens, api.certificate, api.key)
 
 
 def _flow_table(table: schema.FlowTable) -> FlowTable:

@@ -14,13 +14,14 @@ from typing import Any
 from lb_xdp.config import asking, rules
 from lb_xdp.config.addresses import Network, default_name
 from lb_xdp.config.tree import Loc
-from lb_xdp.config.values import RefusedError, Rule
+from lb_xdp.config.values import LISTEN, RefusedError, Rule
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
     Affinity,
     Algorithm,
     CheckKind,
+    Listen,
     Mode,
     OnBackendDown,
     Panic,
@@ -100,6 +101,14 @@ class DraftService:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftApi:
+    """The keys of ``gateway.api`` that stand in the file, and where it listens over TCP."""
+
+    given: tuple[str, ...]
+    listen: Listen | None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """The whole file.
 
@@ -112,6 +121,7 @@ class Draft:
     sources: tuple[tuple[Loc, Address], ...]
     sources_readable: bool
     tunnels: tuple[Network, ...]
+    api: DraftApi
     pools: tuple[DraftPool, ...]
     services: tuple[DraftService, ...]
     pools_readable: bool
@@ -138,6 +148,7 @@ def draft_of(data: object) -> Draft:
         sources=tuple((at, source) for at, source in sources if source is not None),
         sources_readable=all(source is not None for _, source in sources),
         tunnels=_tunnels(root),
+        api=_api(root),
         pools=pools,
         services=services,
         pools_readable=readable and all(pool.name for pool in pools),
@@ -163,6 +174,13 @@ def _tunnels(root: Mapping[str, object]) -> tuple[Network, ...]:
         _value(item, "ipv6", rules.TUNNEL_IPV6, default.ipv6),
     )
     return tuple(network for network in found if network is not None)
+
+
+def _api(root: Mapping[str, object]) -> DraftApi:
+    gateway = root.get("gateway", {})
+    told = gateway.get("api", {}) if isinstance(gateway, dict) else {}
+    item = told if isinstance(told, dict) else {}
+    return DraftApi(tuple(item), _value(item, "listen", LISTEN))
 
 
 def _mappings(

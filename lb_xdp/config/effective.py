@@ -37,7 +37,7 @@ def effective(config: Config) -> str:
         for service in config.services
         if not _inline(service)
     }
-    document: dict[str, Any] = {"gateway": _gateway(config.gateway)}
+    document: dict[str, Any] = {"gateway": gateway_document(config.gateway)}
     if shared:
         document["pools"] = [{"name": name, **pool} for name, pool in shared.items()]
     document["services"] = [_service(service) for service in config.services]
@@ -54,12 +54,13 @@ def _inline(service: Service) -> bool:
     return service.pool.name.startswith(INLINE_POOL)
 
 
-def _gateway(gateway: Gateway) -> dict[str, Any]:
+def gateway_document(gateway: Gateway) -> dict[str, Any]:
+    """Return the mapping ``gateway`` of the file."""
     return {
         "name": gateway.name,
         "interfaces": list(gateway.interfaces),
         "xdp_mode": str(gateway.xdp_mode),
-        "api": {"socket": gateway.api_socket},
+        "api": _api(gateway),
         "metrics": {"listen": _listen(gateway.metrics_listen)},
         "snat_addresses": [str(address) for address in gateway.snat_addresses],
         "tunnel_sources": {
@@ -78,6 +79,21 @@ def _dns(how: Resolving) -> dict[str, Any]:
         "interval": format_duration(how.interval_s),
         "max_change": how.max_change,
         "confirm": how.confirm,
+    }
+
+
+def _api(gateway: Gateway) -> dict[str, Any]:
+    remote = gateway.api_listener
+    optional = {
+        "group": gateway.api_group,
+        "certificate": remote and remote.certificate,
+        "key": remote and remote.key,
+        "tokens": remote and remote.tokens,
+    }
+    return {
+        "socket": gateway.api_socket,
+        "listen": _listen(remote.listen if remote else None),
+        **{key: value for key, value in optional.items() if value is not None},
     }
 
 
@@ -116,6 +132,11 @@ def _service(service: Service) -> dict[str, Any]:
         "on_backend_down": str(service.on_backend_down),
         **(_pool(service.pool) if _inline(service) else {"pool": service.pool.name}),
     }
+
+
+def service_document(service: Service) -> dict[str, Any]:
+    """Return a service of the file with all that its pool says, wherever that stands."""
+    return {**_service(service), **_pool(service.pool)}
 
 
 def _pool(pool: Pool) -> dict[str, Any]:

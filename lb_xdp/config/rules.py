@@ -58,6 +58,8 @@ SOCKET = text(
     "an absolute path of at most 107 characters",  # sun_path, unix(7)
     r"/[ -~]{1,106}",
 )
+FILE = text("path", "an absolute path", r"/[ -~]{1,1023}")
+GROUP = text("name", "the name of a group of this host", r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
 URL_PATH = text("path", "a path that starts with `/`, without blanks", r"/[!-~]{0,1023}")
 HEADER = text("text", "a host name or address, with or without a port", r"[!-~]{1,255}")
 

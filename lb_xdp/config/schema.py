@@ -63,6 +63,27 @@ class Api(Section):
     socket: Annotated[
         str | None, rules.SOCKET, Otherwise("`/run/lb-xdp/<gateway.name>/api.sock`")
     ] = _key("unix socket of the API", None)
+    group: Annotated[str | None, rules.GROUP, Otherwise("none")] = _key(
+        "may use the socket, as root may; all that commands do, it may do", None
+    )
+    listen: Annotated[Listen | None, LISTEN] = _key(
+        "serves the API over TCP as well, with TLS and tokens", "none"
+    )
+    certificate: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
+        "file with the certificate of `listen` and those that vouch for it (PEM); required "
+        "unless that is a loopback address",
+        None,
+    )
+    key: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
+        "file with the certificate's private key (PEM), without a password and closed to others "
+        "(0640)",
+        None,
+    )
+    tokens: Annotated[str | None, rules.FILE, Otherwise("none")] = _key(
+        "file with the tokens that `listen` takes, a line `NAME:read:SHA256` or "
+        "`NAME:write:SHA256` each, closed to others (0640); required with `listen`",
+        None,
+    )
 
 
 class Metrics(Section):

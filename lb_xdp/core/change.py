@@ -12,10 +12,20 @@ def _metrics(gateway: Gateway) -> str:
     return f"{listen.host}:{listen.port}" if listen else "none"
 
 
+def _listener(gateway: Gateway) -> str:
+    remote = gateway.api_listener
+    if remote is None:
+        return "none"
+    host, port = remote.listen
+    return f"{host}:{port} with {remote.certificate}, {remote.key}, {remote.tokens}"
+
+
 _NEED_RESTART: Mapping[str, Callable[[Gateway], str]] = {
     "gateway.name": lambda gateway: gateway.name,
     "gateway.xdp_mode": lambda gateway: gateway.xdp_mode,
     "gateway.api.socket": lambda gateway: gateway.api_socket,
+    "gateway.api.group": lambda gateway: gateway.api_group or "none",
+    "gateway.api.listen": _listener,
     "gateway.metrics.listen": _metrics,
     "gateway.flow_table.entries": lambda gateway: str(gateway.flow_table.entries),
 }

@@ -111,19 +111,31 @@ def recorded_slots(
 
     ``services`` must be all there are: a port of its own goes before ``port: any``.
     """
+    owner, slot = placed(keys, services, slots)
+    served = owner >= 0
+    places = np.unique(owner[served] * slots + slot[served])
+    cuts = np.searchsorted(places, np.arange(len(services) + 1) * slots)
+    return {name: places[cuts[i] : cuts[i + 1]] - i * slots for i, name in enumerate(services)}
+
+
+def placed(
+    keys: Records, services: Mapping[ServiceKey, Traits], slots: int = RING_SLOTS
+) -> tuple[SlotNumbers, SlotNumbers]:
+    """Return of each flow its service's place in ``services``, -1 where it has none, and its slot.
+
+    ``services`` must be all there are: a port of its own goes before ``port: any``.
+    """
     names = list(services)
-    owner = _owners(keys, names)
+    owner = owners(keys, names)
     served = owner >= 0
     by_source = np.array([services[name].by_source for name in names], bool)
     hashes = flow_hashes(keys[served], by_source[owner[served]])
-    places = np.unique(
-        owner[served] * slots + (hashes * np.uint64(slots) >> np.uint64(32)).astype(np.int64)
-    )
-    cuts = np.searchsorted(places, np.arange(len(names) + 1) * slots)
-    return {name: places[cuts[i] : cuts[i + 1]] - i * slots for i, name in enumerate(names)}
+    slot = np.full(len(keys), -1, np.int64)
+    slot[served] = (hashes * np.uint64(slots) >> np.uint64(32)).astype(np.int64)
+    return owner, slot
 
 
-def _owners(keys: Records, names: Sequence[ServiceKey]) -> npt.NDArray[np.int64]:
+def owners(keys: Records, names: Sequence[ServiceKey]) -> npt.NDArray[np.int64]:
     """Return the place in ``names`` of each flow's service, -1 where it has none."""
     table = _Table(names)
     found = table.find(keys, keys["destination_port"])
@@ -181,7 +193,7 @@ def forgotten(
     ``affinity_s`` must name all services there are, as in ``recorded_slots``; a client of none of
     them is forgotten.
     """
-    owner = _owners(keys, list(affinity_s))
+    owner = owners(keys, list(affinity_s))
     allowed_s = np.array([*affinity_s.values(), -1], np.int64)[owner]
     ages = (np.uint32(now_jiffies) - seen).astype(np.int32)
     done: Mask = (allowed_s < 0) | (ages > (allowed_s + _SEEN_S) * hz)

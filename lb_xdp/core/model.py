@@ -481,10 +481,21 @@ class Resolving:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiListener:
+    """The API over TCP. ``certificate``, ``key`` and ``tokens`` are files; no TLS without a key."""
+
+    listen: Listen
+    tokens: str
+    certificate: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """One instance: its name, its interfaces, where it answers, and what its packets carry.
 
     ``snat_addresses`` are the sources of fullnat, ``gue_port`` is the destination port of gue.
+    ``api_group`` may use the socket beside root.
     """
 
     name: str
@@ -497,6 +508,8 @@ class Gateway:
     gue_port: int = GUE_PORT
     flow_table: FlowTable = FlowTable()
     dns: Resolving = Resolving()
+    api_group: str | None = None
+    api_listener: ApiListener | None = None
 
 
 @dataclass(frozen=True, slots=True)

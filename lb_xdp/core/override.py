@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import NamedTuple
 
 from lb_xdp.core.model import Config, ServiceName
 from lb_xdp.core.snapshot import Admin
-from lb_xdp.errors import UnfitOverrideError, UnknownNameError
+from lb_xdp.core.unknown import require_backend, require_service
+from lb_xdp.errors import UnfitOverrideError
 
 MAX_WEIGHT = 65_535
 """The largest weight, as in the file."""
@@ -131,24 +131,10 @@ def refuse_unfit(overrides: Iterable[Override], config: Config) -> None:
 
 
 def _refuse_unknown(subject: Subject, config: Config) -> None:
-    names = {service.name: service for service in config.services}
-    service = names.get(ServiceName(subject.service))
-    if service is None:
-        raise UnknownNameError(
-            f"there is no service {subject.service};"
-            f"{_meant(subject.service, names)} services: {', '.join(sorted(names))}"
-        )
-    backends = [backend.name for backend in service.pool.backends]
-    if subject.backend not in backends:
-        raise UnknownNameError(
-            f"service {subject.service} has no backend {subject.backend};"
-            f"{_meant(subject.backend, backends)} backends: {', '.join(backends)}"
-        )
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" did you mean {near[0]}?" if near else ""
+    services = {service.name: service for service in config.services}
+    require_service(subject.service, services)
+    backends = services[ServiceName(subject.service)].pool.backends
+    require_backend(subject.service, subject.backend, [backend.name for backend in backends])
 
 
 def _refuse_unknown_admin(override: Override) -> None:

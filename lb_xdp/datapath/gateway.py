@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Self
 
 from lb_xdp.core.desired import BackendId, Traits
+from lb_xdp.core.flow_list import FlowRecords
 from lb_xdp.core.model import FlowTable, ServiceKey, XdpMode
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.snapshot import ProgramStatus, ReasonCount
 from lb_xdp.datapath import counters
 from lb_xdp.datapath.attach import Link, create_links, open_link
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
+from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.compile import way_bits
 from lb_xdp.datapath.estate import Estate, find_estate
 from lb_xdp.datapath.flows import Collected, collect
@@ -388,6 +390,11 @@ class Datapath:
             services=services,
             affinity_s=affinity_s,
         )
+
+    def flow_records(self) -> FlowRecords:
+        """Return a copy of the flow table; may run in any thread. Blocks as ``collect`` does."""
+        keys, values = self._map("flows").read_all()
+        return FlowRecords(keys, values, jiffies(), jiffies_per_s())
 
     def flow_counts(self) -> tuple[int, int, int, int]:
         """Return how many records were inserted and closed, and how many flows found no room.

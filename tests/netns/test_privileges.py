@@ -16,24 +16,9 @@ from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, build_network
 from tests.support.servers import Nginx
+from tests.support.unit_file import confined, directive
 
-UNIT = Path(__file__).parents[2] / "docs" / "lb-xdp@.service"
 _PR_SET_MDWE = 65
-
-
-def directive(name: str) -> list[str]:
-    """Return the words of a directive of the unit."""
-    found = re.search(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
-    return found[1].split() if found else []
-
-
-def confined(*identity: str) -> tuple[str, ...]:
-    """Return the command that runs another with the unit's capabilities, as root in name only."""
-    names = [word.removeprefix("CAP_").lower() for word in directive("CapabilityBoundingSet")]
-    held = ",".join(["-all", *(f"+{name}" for name in names)])
-    sets = ("--bounding-set", held, "--inh-caps", held)
-    ambient = ("--ambient-caps", held) if identity else ()
-    return ("setpriv", "--no-new-privs", *identity, *sets, *ambient)
 
 
 def prepared(lab: Lab) -> Scene:

@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from tests.support import pace
 from tests.support.topologies import SNATS, VIPS, Network
 
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
+COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _METRICS_PORT = 9464
 _POLL_S = 0.02
 
@@ -125,7 +125,7 @@ class Gateway:
         *arguments: str,
         wait_s: float = 60,
         by: Sequence[str] = (),
-        program: Sequence[str] = (_COMMAND,),
+        program: Sequence[str] = (COMMAND,),
     ) -> None:
         """Start the daemon; with ``wait_s`` return when it says that it is ready.
 
@@ -180,11 +180,11 @@ class Gateway:
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``lb-xdp`` for this gateway."""
-        return self.host.run(_COMMAND, "--name", self.name, *arguments, check=check)
+        return self.host.run(COMMAND, "--name", self.name, *arguments, check=check)
 
     def follow(self, *arguments: str) -> subprocess.Popen[str]:
         """Start ``lb-xdp`` for this gateway, to read what it prints until the lab ends."""
-        command = (_COMMAND, "--name", self.name, *arguments)
+        command = (COMMAND, "--name", self.name, *arguments)
         return self.host.popen(*command, stdout=subprocess.PIPE)
 
     def status(self) -> dict[str, Any]:

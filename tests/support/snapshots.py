@@ -1,11 +1,9 @@
-"""A gateway's snapshot with a bit of everything, and a controller that shows it."""
+"""A gateway's snapshot with a bit of everything."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from lb_xdp.core.event import Event, EventFilter, EventKind
-from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -22,7 +20,6 @@ from lb_xdp.core.snapshot import (
     State,
     Verdict,
 )
-from lb_xdp.errors import LbError
 
 NOW_S = 1_700_000_000.0
 
@@ -113,61 +110,3 @@ TROUBLED = replace(
     ),
     notices=("service web has no backend that is up: its packets are dropped",),
 )
-
-
-EVENTS = (
-    Event(EventKind.STARTED, 1_700_000_000.0, cause="version 0.1.0", number=7),
-    Event(
-        EventKind.BACKEND_STATE,
-        1_700_000_060.25,
-        "web",
-        "web2",
-        "up",
-        "down",
-        "no answer within 1s (3 of 3)",
-        duration_s=1.0021,
-        number=8,
-    ),
-)
-
-
-@dataclass
-class FakeController:
-    """Shows ``shown`` and notes what it was asked for; ``refusal`` is raised by every call."""
-
-    shown: Snapshot = SNAPSHOT
-    refusal: LbError | None = None
-    calls: list[str] = field(default_factory=list)
-    held: Overrides = field(default_factory=Overrides)
-
-    def snapshot(self) -> Snapshot:
-        self._note("snapshot")
-        return self.shown
-
-    async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
-        del wait_s
-        self._note("events")
-        return [event for event in EVENTS if wanted.fits(event)][-wanted.newest :]
-
-    async def reload(self) -> str:
-        self._note("reload")
-        return "reloaded: 1 backend added, 1200 of 65537 slots moved"
-
-    async def detach(self) -> None:
-        self._note("detach")
-
-    def overrides(self) -> Overrides:
-        return self.held
-
-    async def set_overrides(self, *overrides: Override) -> None:
-        self._note("set " + ", ".join(f"{o.subject} {o}" for o in overrides))
-        self.held = self.held.having(*overrides)
-
-    async def clear_overrides(self, *subjects: Subject, author: str = "") -> None:
-        self._note("clear " + ", ".join(map(str, subjects)) + f" by {author}")
-        self.held = self.held.lacking(*subjects)
-
-    def _note(self, call: str) -> None:
-        self.calls.append(call)
-        if self.refusal:
-            raise self.refusal

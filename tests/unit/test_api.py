@@ -20,8 +20,10 @@ import pytest
 
 from lb_xdp import __version__
 from lb_xdp.api import wire
-from lb_xdp.api.client import Client, answering, socket_of, unreachable
-from lb_xdp.api.server import open_socket, serve
+from lb_xdp.api.client import Client, answering, socket_of
+from lb_xdp.api.connection import SocketFile
+from lb_xdp.api.listener import open_socket
+from lb_xdp.api.server import serve
 from lb_xdp.errors import (
     AlreadyRunningError,
     CompileError,
@@ -31,7 +33,8 @@ from lb_xdp.errors import (
     InvalidConfigError,
     LbError,
 )
-from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1, FakeController
+from tests.support.controller import FakeController
+from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1
 
 PROBLEMS = (
     ConfigProblem("lb.yaml", 3, 5, "pools[0]", "name is missing"),
@@ -143,7 +146,13 @@ async def test_other_refusals_keep_message_and_exit_code(path: Path) -> None:
         with pytest.raises(LbError, match=r"lb_xdp\.c:7: expected ;") as caught:
             await asyncio.to_thread(client.status)
     assert status == 500
-    assert document == {"error": "lb_xdp.c:7: expected ;", "kind": "CompileError", "exit_code": 1}
+    assert document == {
+        "error": "lb_xdp.c:7: expected ;",
+        "kind": "CompileError",
+        "exit_code": 1,
+        "place": "",
+        "errors": [],
+    }
     assert caught.value.exit_code == 1
 
 
@@ -217,7 +226,7 @@ def test_nobody_there_names_the_remedy(tmp_path: Path) -> None:
 )
 def test_the_remedy_fits_the_cause(path: Path, cause: Exception, remedy: str) -> None:
     """A closed socket, a daemon that hangs and one that is gone each have their own remedy."""
-    assert remedy in str(unreachable(path, cause))
+    assert remedy in str(SocketFile(path).unreachable(cause))
 
 
 async def test_a_stranger_on_the_socket_is_not_a_daemon(path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lb_xdp.api.server import serve
 from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.errors import LbError, StoreError, UnfitOverrideError, UnknownNameError
-from tests.support.snapshots import FakeController
+from tests.support.controller import FakeController
 
 ME = f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()})"
 WEB1 = "/v1/overrides/web/web1"
@@ -98,41 +98,54 @@ async def test_names_are_quoted_in_urls(api: Api, name: str) -> None:
         assert [one["backend"] for one in answer["overrides"]] == [name]
 
 
+async def refused(api: Api, status: int, body: Any, words: str) -> None:
+    """Assert that nothing reaches the gateway, and that the one form of an error says why."""
+    answered, answer = await api.ask("PUT", WEB1, body)
+    assert (answered, answer["kind"], answer["exit_code"]) == (status, "RequestError", 1)
+    assert words in answer["error"]
+    assert answer["place"].startswith("body")
+    assert api.controller.calls == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"\xff\xfe\xff", b"[" * 100_000, b'{"weight": 1, "expires": NaN}', b"1" * 5_000],
+)
+async def test_what_cannot_be_read_is_400(api: Api, body: bytes) -> None:
+    """Whatever is no JSON."""
+    await refused(api, 400, body, "the body is no JSON")
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (None, "the body is no JSON"),
-        (b"{", "the body is no JSON"),
-        (b"\xff\xfe\xff", "the body is no JSON"),
-        (b"[" * 100_000, "the body is no JSON"),
-        ([], "allowed keys are admin, weight, reason, expires"),
-        ({"wieght": 1}, 'unknown key "wieght"; allowed keys are admin, weight, reason, expires'),
+        (None, "give admin, weight or both"),
+        ([], "the body is a JSON object"),
+        ({"wieght": 1}, "wieght: unknown key; did you mean `weight`?"),
+        ({"x" * 99: 1}, "allowed: admin, weight, reason, expires"),
         ({"reason": "why not"}, "give admin, weight or both"),
-        ({"admin": "dwon"}, 'admin: "dwon" is not allowed, one of ready, drain, maint, down'),
+        ({"admin": "dwon"}, 'admin: "dwon" is not allowed; one of ready, drain, maint, down'),
         ({"admin": ["down"]}, "one of ready, drain, maint, down"),
         ({"admin": None, "weight": 1}, "one of ready, drain, maint, down"),
-        ({"weight": "50"}, 'weight: "50" is not allowed, an integer is'),
+        ({"weight": "50"}, 'weight: "50" is not allowed; an integer from 0 to 65535'),
+        ({"weight": 65_536}, "an integer from 0 to 65535"),
         ({"weight": True}, "weight: true is not allowed"),
         ({"weight": 0.5}, "weight: 0.5 is not allowed"),
-        ({"weight": 1, "reason": "a\nb"}, "a text of one line"),
+        ({"weight": 1, "reason": "a\nb"}, "printable text on one line"),
         ({"weight": 1, "reason": "x" * 201}, "at most 200 characters"),
         ({"weight": 1, "expires": "1 week"}, 'expires: "1 week" is not allowed'),
-        ({"weight": 1, "expires": 0}, "90s, 30min, 1h, or a number of seconds"),
+        ({"weight": 1, "expires": 0}, "such as 90s or 2h, or a number of seconds"),
         ({"weight": 1, "expires": -1}, "expires: -1 is not allowed"),
         ({"weight": 1, "expires": 10**400}, "..."),
-        (b'{"weight": 1, "expires": NaN}', "expires: NaN is not allowed"),
         (b'{"weight": 1, "expires": 1e999}', "expires: Infinity is not allowed"),
         ({"weight": 1, "expires": True}, "expires: true is not allowed"),
         ({"weight": 1, "expires": None}, "expires: null is not allowed"),
         ({"admin": "ready", "expires": "1h"}, "ready is what a backend is without an override"),
     ],
 )
-async def test_what_is_not_understood_is_400(api: Api, body: Any, words: str) -> None:
-    """Nothing reaches the gateway; the one JSON form of an error says what is allowed."""
-    status, answer = await api.ask("PUT", WEB1, body)
-    assert (status, answer["kind"], answer["exit_code"]) == (400, "RequestError", 1)
-    assert words in answer["error"]
-    assert api.controller.calls == []
+async def test_what_is_not_allowed_is_422(api: Api, body: Any, words: str) -> None:
+    """The message says where, and what is allowed."""
+    await refused(api, 422, body, words)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +184,9 @@ async def test_overrides_are_cleared(api: Api, target: str, cleared: str, left: 
 
 
 async def test_clearing_all_of_nothing_is_done_already(api: Api) -> None:
-    """It is no error, and the disk is left alone."""
-    assert await api.ask("DELETE", "/v1/overrides") == (200, {"overrides": []})
-    assert api.controller.calls == []
+    """It is no error."""
+    status, answer = await api.ask("DELETE", "/v1/overrides")
+    assert (status, answer["overrides"]) == (200, [])
 
 
 async def test_an_override_that_is_not_there_is_404(api: Api) -> None:
@@ -185,7 +198,11 @@ async def test_an_override_that_is_not_there_is_404(api: Api) -> None:
         "there is no override web/web2 weight; "
         "overrides: web/web1 admin, web/web1 weight, web/web2 admin"
     )
-    for query in ("kind=state", "knid=admin"):
+    api.controller.calls.clear()
+    for query, words in (
+        ("kind=state", 'query.kind: "state" is not allowed; one of admin, weight'),
+        ("knid=admin", "query.knid: unknown key; did you mean `kind`?"),
+    ):
         status, answer = await api.ask("DELETE", f"{WEB1}?{query}")
-        assert (status, "kind=admin and kind=weight are" in answer["error"]) == (400, True)
+        assert (status, answer["error"]) == (422, words)
     assert api.controller.calls == []

@@ -24,7 +24,8 @@ from lb_xdp.api.server import serve
 from lb_xdp.cli import COMMANDS, main, reference
 from lb_xdp.cli.target import Target
 from lb_xdp.errors import AttachError, ConfigProblem, InvalidConfigError, LbError
-from tests.support.snapshots import SNAPSHOT, FakeController
+from tests.support.controller import FakeController
+from tests.support.snapshots import SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
 

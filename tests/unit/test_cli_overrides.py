@@ -22,7 +22,8 @@ from lb_xdp.cli.target import Target
 from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, BackendStatus, OverrideStatus, Snapshot, State
 from lb_xdp.errors import UnknownNameError
-from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1, FakeController
+from tests.support.controller import FakeController
+from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1
 
 ME = f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()})"
 DRAINED = replace(

@@ -17,7 +17,8 @@ from lb_xdp.cli import main
 from lb_xdp.cli.service_table import render
 from lb_xdp.cli.target import Target
 from lb_xdp.core.snapshot import Records, ServiceStatus
-from tests.support.snapshots import SNAPSHOT, WEB, WEB1, WEB2, FakeController
+from tests.support.controller import FakeController
+from tests.support.snapshots import SNAPSHOT, WEB, WEB1, WEB2
 
 DNS = replace(
     WEB,

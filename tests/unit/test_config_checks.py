@@ -224,3 +224,31 @@ def test_the_largest_configuration_is_accepted() -> None:
     """As many backends in services as are allowed load."""
     config = parse_config(many(64, MAX_SERVICE_BACKENDS // 64), "lb.yaml")
     assert len(list(config.backends())) == MAX_SERVICE_BACKENDS
+
+
+API = "  api: {socket: /run/lb-xdp/gw1/api.sock}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (
+            "listen: 0.0.0.0:84, certificate: /c, key: /k",
+            "`tokens` is missing: over TCP only tokens say who",
+        ),
+        ("listen: 127.0.0.1:8443", "`tokens` is missing: over TCP only tokens say who"),
+        ("listen: 10.0.0.1:8443, tokens: /t", "without TLS only a loopback address is allowed"),
+        ("listen: 127.0.0.1:1, tokens: /t, certificate: /c", "`key` is missing: TLS needs both"),
+        ("listen: 127.0.0.1:1, tokens: /t, key: /c", "`certificate` is missing: TLS needs both"),
+        ("tokens: /t", "gateway.api.tokens: has no effect without `listen`"),
+    ],
+)
+def test_an_api_that_strangers_could_use_is_refused(keys: str, expected: str) -> None:
+    """Over TCP there are always tokens, and TLS everywhere but on the host itself."""
+    (problem,) = problems_of((API, f"  api: {{{keys}}}"))
+    assert expected in problem
+
+
+def test_an_api_that_is_off_may_keep_its_files() -> None:
+    """`listen: none` switches it off and leaves the other keys for the day it is on again."""
+    edit((API, "  api: {listen: none, tokens: /t}"))

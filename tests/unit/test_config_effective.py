@@ -163,7 +163,18 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "name": names,
         "xdp_mode": st.sampled_from(["auto", "native", "generic"]),
-        "api": st.just({"socket": "/tmp/a  b"}),
+        "api": st.sampled_from(
+            [
+                {"socket": "/tmp/a  b"},
+                {"group": "netops", "listen": "127.0.0.1:8443", "tokens": "/etc/lb-xdp/tokens"},
+                {
+                    "listen": "[::]:8443",
+                    "tokens": "/etc/tokens",
+                    "certificate": "/etc/cert.pem",
+                    "key": "/etc/key.pem",
+                },
+            ]
+        ),
         "metrics": st.sampled_from(["none", {"listen": "[::1]:80"}, {"listen": "0.0.0.0:1"}]),
     }
     gateway = draw(st.fixed_dictionaries({}, optional=gateway_keys))

@@ -18,6 +18,7 @@ from lb_xdp.core.model import (
     ANY_PORT,
     Affinity,
     Algorithm,
+    ApiListener,
     Backend,
     BackendName,
     CheckKind,
@@ -111,6 +112,20 @@ def test_the_socket_follows_the_name() -> None:
     """Two gateways on one host do not share a socket unless told to."""
     assert gateway(name="gw7").gateway.api_socket == "/run/lb-xdp/gw7/api.sock"
     assert gateway(name="gw7", api={"socket": "/x"}).gateway.api_socket == "/x"
+
+
+def test_the_api_over_tcp_has_its_files() -> None:
+    """Where it listens, who may use it and what it proves itself by go together."""
+    assert gateway().gateway.api_listener is None
+    assert gateway(api={"listen": "none"}).gateway.api_listener is None
+    local = {"listen": "127.0.0.1:8443", "tokens": "/t", "group": "netops"}
+    found = gateway(api=local).gateway
+    assert found.api_listener == ApiListener(Listen("127.0.0.1", 8443), "/t")
+    assert found.api_group == "netops"
+    secure = {"listen": "[::]:8443", "tokens": "/t", "certificate": "/c", "key": "/k"}
+    assert gateway(api=secure).gateway.api_listener == ApiListener(
+        Listen("::", 8443), "/t", "/c", "/k"
+    )
 
 
 @pytest.mark.parametrize("metrics", ["none", {"listen": "none"}])
@@ -316,6 +331,9 @@ NAME = "a name of at most 63"
         (gateway, {"xdp_mode": "fast"}, "one of auto, native, generic"),
         (gateway, {"api": {"socket": "api.sock"}}, "an absolute path"),
         (gateway, {"api": {"socket": "/" + "x" * 107}}, "at most 107 characters"),
+        (gateway, {"api": {"group": "no group"}}, "the name of a group of this host"),
+        (gateway, {"api": {"listen": "here"}}, "an address and a port"),
+        (gateway, {"api": {"listen": "127.0.0.1:1", "tokens": "tokens"}}, "an absolute path"),
         (gateway, {"api": 3}, "gateway.api: 3 is not allowed; a mapping with socket"),
         (gateway, {"metrics": "off"}, "`none`, or a mapping"),
         (gateway, {"metrics": {"listen": 9464}}, "9464 is not allowed; an address and a port"),

@@ -55,7 +55,7 @@ def assert_ways(kernel: Kernel, before: Kernel) -> None:
 
     The former backend of a severed slot is down and gets nothing, so it needs no way.
     Of programs on interfaces that were there before: one on a new interface sees its first packet
-    when the others are just being put in place.
+    when the others are just being put in place. The former backend of a severed slot gets none.
     """
     attached = {ifindex for ifindex, _ in kernel.links.values()}
     for name in kernel.links.keys() & before.links.keys():

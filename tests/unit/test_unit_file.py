@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[2] / "docs" / "lb-xdp@.service"
+from tests.support.unit_file import UNIT
+
 EXPOSURE_MAX = 3.0
 
 needs_systemd = pytest.mark.skipif(
