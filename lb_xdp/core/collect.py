@@ -87,7 +87,7 @@ def strays(keys: Records, services: Mapping[ServiceKey, Traits]) -> Mask:
     stateless = np.array([*(has.stateless for has in services.values()), False], bool)
     if not stateless.any():
         return np.zeros(len(keys), bool)
-    stray: Mask = stateless[_owners(keys, list(services))]
+    stray: Mask = stateless[owners(keys, list(services))]
     return stray
 
 
