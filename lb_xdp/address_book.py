@@ -27,7 +27,6 @@ from lb_xdp.core.names import (
     Names,
     Question,
     is_fit,
-    questions,
     resolved,
     unanswered,
 )
@@ -38,13 +37,17 @@ _VERSION: Final = 1
 
 
 class AddressBook:
-    """Not thread-safe: all is called from the event loop. ``record`` takes events."""
+    """Not thread-safe: all is called from the event loop. ``record`` takes events.
+
+    Of questions that are ``untold`` there are none.
+    """
 
     def __init__(self, directory: Path, record: Callable[[Event], None]) -> None:
         self._path = directory / "names.json"
         self._record = record
         self._names = _load(self._path)
         self._trouble: dict[Question, str] = {}
+        self.untold: frozenset[Question] = frozenset()
 
     def resolved(self, config: Config) -> Config:
         """Return a configuration with the backends that its names stand for now."""
@@ -54,9 +57,8 @@ class AddressBook:
         """Return the hosts of a configuration of which no address is known."""
         return unanswered(config, self._names)
 
-    def only(self, config: Config) -> None:
-        """Forget what the configuration does not ask."""
-        asked = questions(config)
+    def only(self, asked: Collection[Question]) -> None:
+        """Forget all but these."""
         self._trouble = {q: said for q, said in self._trouble.items() if q in asked}
         self._keep(self._names.only(asked))
 
@@ -123,6 +125,8 @@ class AddressBook:
         after: Collection[Address],
         cause: str,
     ) -> None:
+        if question in self.untold:
+            return
         self._record(
             Event(
                 kind,

@@ -7,6 +7,7 @@ order, then a reconciler cycle. Ending the daemon never touches what forwards.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import signal
@@ -19,30 +20,19 @@ from typing import TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
+from lb_xdp.changes import Changes
 from lb_xdp.chronicle import Chronicle
 from lb_xdp.collector import Collector
-from lb_xdp.config import MAX_SERVICE_BACKENDS, load_config
-from lb_xdp.core.change import needs_restart
+from lb_xdp.confirmation import Confirmation
 from lb_xdp.core.event import Event, EventFilter, EventKind
-from lb_xdp.core.health import ProbeResult
-from lb_xdp.core.model import Config, ServiceKey, Via
-from lb_xdp.core.names import total_backends
+from lb_xdp.core.flow_list import FlowList, Wanted
+from lb_xdp.core.model import Config
 from lb_xdp.core.override import Override, Overrides, Subject
-from lb_xdp.core.plan import Plan
-from lb_xdp.core.probe_way import probe_ways
-from lb_xdp.core.ring import RING_SLOTS
+from lb_xdp.core.preview import Preview
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.snapshot import ReloadStatus, Snapshot
+from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.core.targets import TargetId, addresses
-from lb_xdp.core.wish import (
-    Match,
-    Outcome,
-    ReloadWish,
-    digest,
-    moved_by_name,
-    refuse_stale,
-    revision,
-)
+from lb_xdp.core.wish import Match, Outcome, ReloadWish, refuse_stale, revision
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
@@ -50,10 +40,10 @@ from lb_xdp.errors import (
     DatapathError,
     HostError,
     InterfaceError,
-    InvalidConfigError,
     LbError,
     StoppedError,
 )
+from lb_xdp.forecast import Forecast
 from lb_xdp.instance import (
     STATE_DIRECTORY,
     locked,
@@ -64,21 +54,25 @@ from lb_xdp.instance import (
 )
 from lb_xdp.journal import Journal
 from lb_xdp.layers import Layers
+from lb_xdp.ledger import Ledger
+from lb_xdp.live_flows import LiveFlows
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
 from lb_xdp.native import fastest_fill
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
+from lb_xdp.passage import Passage
+from lb_xdp.pending import InForceFile, Opening, openings, read
 from lb_xdp.probes.dial import Dial, Direct
 from lb_xdp.probes.prober import Prober
+from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.store import Store
 from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
-from lb_xdp.witness import membership_events
 
 Result = TypeVar("Result")
 
@@ -96,15 +90,28 @@ _FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided back
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
-    config = load_config(config_path)
+    file = read(config_path)
     require_privilege()
     raise_limits()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-    with locked(config.gateway.name):
-        try:
-            asyncio.run(Daemon(config, config_path, replace=replace).main())
-        except* LbError as group:
-            raise _first(group) from group
+    with locked(file.config.gateway.name):
+        in_force = InForceFile(STATE_DIRECTORY / file.config.gateway.name)
+        *better, last = openings(file, in_force.load(), time.time())
+        for opening in better:
+            try:
+                _run(opening, config_path, replace=replace)
+            except LbError as error:
+                _log.error("cannot go back to %s: %s", opening.written.source, error)
+            else:
+                return
+        _run(last, config_path, replace=replace)
+
+
+def _run(opening: Opening, path: Path, *, replace: bool) -> None:
+    try:
+        asyncio.run(Daemon(opening, path, replace=replace).main())
+    except* LbError as group:
+        raise _first(group) from group
 
 
 def _first(group: BaseExceptionGroup[LbError]) -> LbError:
@@ -134,17 +141,15 @@ def pinned_names() -> list[str]:
 class Daemon:
     """One run of the daemon; it is also the Controller behind the API."""
 
-    def __init__(self, config: Config, path: Path, *, replace: bool) -> None:
-        self._written = config  # as the file says; in ``_config`` names have become addresses
-        self._digest = digest(config)
-        self._config = config
-        self._path = path
+    def __init__(self, opening: Opening, path: Path, *, replace: bool) -> None:
+        self._opening = opening
+        self._gateway = opening.written.config.gateway  # what a reload changes of it is not used
+        self._directory = STATE_DIRECTORY / self._gateway.name
         self._replace = replace
-        self._chronicle = Chronicle(Journal(STATE_DIRECTORY / config.gateway.name))
+        self._chronicle = Chronicle(Journal(self._directory))
         self._record = self._chronicle.record
-        self._naming = Naming(STATE_DIRECTORY / config.gateway.name, self._record, self._on_names)
-        self._probing: tuple[Config, ...] = (config,)
-        self._decided = asyncio.Event()
+        self._ledger = Ledger(path, InForceFile(self._directory), opening)
+        self._naming = Naming(self._directory, self._record, self._on_names)
         self._turns = Turns()
         self._courier = Courier()
         self._worked_s = 0.0
@@ -163,15 +168,16 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self._chronicle.close)
             self._follower = await stack.enter_async_context(
-                Follower(self._config.gateway.interfaces, self._turns.changed.set)
+                Follower(self._gateway.interfaces, self._turns.changed.set)
             )
             await stack.enter_async_context(self._naming)
-            await self._naming.ask(self._written)
-            self._config = self._naming.resolved(self._written)
-            self._probing = (self._config,)
-            await self._follower.set_targets(addresses(self._config))
-            self._require_ways(self._config)
-            self._open_datapath(stack)
+            await self._naming.ask(self._opening.written.config)
+            config = self._naming.resolved(self._opening.written.config)
+            await self._follower.set_targets(addresses(config))
+            self._require_ways(config)
+            self._open_datapath(stack, config)
+            self._prepare_for_changes(stack)
+            self._look()
             await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
                 await self._start(stack)
@@ -179,9 +185,9 @@ class Daemon:
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
 
-    def _open_datapath(self, stack: AsyncExitStack) -> None:
+    def _open_datapath(self, stack: AsyncExitStack, config: Config) -> None:
         """Read what the kernel holds: the reconciler starts from there."""
-        gateway = self._config.gateway
+        gateway, undone = self._gateway, self._opening.undone
         self._datapath = Datapath.open(
             gateway.name,
             gateway.xdp_mode,
@@ -190,14 +196,15 @@ class Daemon:
         )
         stack.callback(self._datapath.close)
         observed = self._datapath.observe()
-        store = Store(STATE_DIRECTORY / gateway.name)
+        store = Store(self._directory)
         kept = store.load()
         self._reconciler = Reconciler(
-            self._config,
+            config,
             self._datapath,
             observed,
             build_id(),
             time.monotonic,
+            former=self._naming.resolved(undone.config) if undone else None,
             overrides=kept.overrides,
             lingering=kept.lingering,
             record=self._record,
@@ -207,13 +214,42 @@ class Daemon:
         self._names = self._present_names()
         self._collector = Collector(self._reconciler, self._datapath, self._turns.changed.set)
         self._reporter = Reporter(self._reconciler, self._datapath, self._collector, self._layers)
-        self._look()
+        self._flows = LiveFlows(self._reconciler, self._datapath)
+
+    def _prepare_for_changes(self, stack: AsyncExitStack) -> None:
+        """Wire what takes the gateway from one configuration to another."""
+        changed = self._turns.changed.set
+        observe = self._exposition.observe_probe
+        self._probing = Probing(self._reconciler, self._courier, changed, observe)
+        self._passage = Passage(
+            self._reconciler,
+            self._follower,
+            self._datapath,
+            self._probing,
+            self._turns,
+            look=self._look,
+            cycle=self._cycle,
+            require=self._require_ways,
+        )
+        self._changes = Changes(
+            *(self._ledger, self._naming, self._passage, self._turns),
+            record=self._record,
+            arrived=self._on_arrival,
+        )
+        self._confirmation = Confirmation(self._ledger, self._changes, self._turns, self._record)
+        stack.callback(self._confirmation.close)
+        self._forecast = Forecast(
+            *(self._reconciler, self._ledger, self._changes, self._naming),
+            passage=self._passage,
+            flows=self._flows,
+            layout=self._datapath.layout_version,
+        )
 
     def _look(self) -> None:
         """Take in what netlink knows by now."""
         topology = self._follower.topology
         self._reconciler.topology = topology
-        self._lead_probes()
+        self._probing.lead()
         config = self._reconciler.config
         names = [name for name in config.gateway.interfaces if name in topology.interfaces]
         with suppress(InterfaceError):  # one is just going away: netlink will tell
@@ -224,7 +260,7 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         """Listen, probe, and bring the datapath to the goal for the first time."""
-        gateway = self._config.gateway
+        gateway = self._gateway
         try:
             if gateway.metrics_listen is not None:
                 await stack.enter_async_context(
@@ -233,25 +269,33 @@ class Daemon:
             path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
             await stack.enter_async_context(serve_api(Path(path), self, group=group, remote=remote))
             stack.push_async_callback(self._courier.close)
-            self._prober = await stack.enter_async_context(
-                Prober(self._on_probe, pace=self._reconciler.pace_s, dial_of=self._dial_of)
+            prober = await stack.enter_async_context(
+                Prober(self._probing.on_result, pace=self._reconciler.pace_s, dial_of=self._dial_of)
             )
+            self._probing.prober = prober
             self._watcher = Watcher(
                 self._reconciler,
                 self._datapath,
-                probe_now=self._prober.probe_now,
+                probe_now=prober.probe_now,
                 changed=self._turns.changed.set,
                 record=self._record,
             )
             await self._first_cycle()
-            for work in (self._collector.work(), self._watcher.work(), self._show_life()):
+            for work in (
+                *(self._collector.work(), self._watcher.work()),
+                *(self._flows.work(), self._show_life()),
+            ):
                 stack.callback(asyncio.create_task(work).cancel)
         finally:
             self._remove_unused_pins()
-        notify(f"READY=1\nSTATUS=forwarding for {len(self._config.services)} services")
+        notify(f"READY=1\nSTATUS=forwarding for {len(self._reconciler.config.services)} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
+        if self._opening.undone is not None:
+            self._confirmation.tell_of_start(self._opening.undone)
+        await self._ledger.catch_up()
+        self._confirmation.begin()
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
@@ -266,12 +310,13 @@ class Daemon:
         """
         self._layers.expire()
         self._reconciler.let_go()
-        await self._carry_probes(self._config)
-        self._probe(self._config)
+        config = self._reconciler.config
+        await self._probing.carry(config)
+        self._probing.probe(config)
         plan, _ = self._reconciler.plan()
         compiled = asyncio.to_thread(self._datapath.prepare, plan)
         await self._turns.meanwhile(
-            asyncio.gather(compiled, self._settle(self._config)), self._look_meanwhile
+            asyncio.gather(compiled, self._passage.settle(config)), self._look_meanwhile
         )
         self._look()
         self._reconciler.cycle()
@@ -282,22 +327,11 @@ class Daemon:
         """Leave what changes to the first cycle, but for the ways of probes."""
         self._look()
 
-    async def _settle(self, config: Config) -> None:
-        """Wait, within bounds, until neighbours have answered and first probes have ended."""
-        await self._follower.settle(_SETTLE_S)
-        timeout_s = max(service.pool.health.timeout_s for service in config.services)
-        longest_s = self._prober.begins_within_s + timeout_s
-        with suppress(TimeoutError):
-            async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
-                while self._reconciler.undecided(config):
-                    self._decided.clear()
-                    await self._decided.wait()
-
     async def _cycle(self) -> None:
         """Bring the datapath to the goal; a failure is told, and tried again."""
         self._look()
         self._layers.expire()
-        if len(self._probing) == 1:  # a reload that is under way has its generation ready
+        if not self._probing.changing:  # a reload that is under way has its generation ready
             self._reconciler.let_go()
         try:
             plan, _ = self._reconciler.plan()
@@ -320,7 +354,7 @@ class Daemon:
         """Let disk, probes and metrics follow when an override or a lingering backend has gone."""
         if self._layers.behind():
             self._forget_gone()
-            self._probe(*self._probing)
+            self._probing.again()
             await self._layers.keep_up()
 
     async def _show_life(self) -> None:
@@ -355,16 +389,40 @@ class Daemon:
 
     def snapshot(self) -> Snapshot:
         """Return the gateway as it is now."""
-        self._reporter.name_notices = self._naming.notices(self._written)
+        reporter, ledger = self._reporter, self._ledger
+        reporter.name_notices = self._naming.notices(ledger.present.config)
+        reporter.change, reporter.last_reload = ledger.status(), self._changes.last_reload
+        trouble = filter(None, [self._confirmation.trouble])
+        reporter.change_notices = (*trouble, *ledger.notices())
         return self._chronicle.completed(self._reporter.snapshot())
 
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         """Return events that are wanted; the Controller's part of the API."""
         return await self._chronicle.events(wanted, wait_s)
 
+    async def plan(self, text: str | None, source: str) -> Preview:
+        """Return what a configuration would change; the Controller's part of the API."""
+        return await self._turns.in_turn(lambda: self._forecast.plan(text, source, self.revision()))
+
+    async def reload(self, wish: ReloadWish) -> Outcome:
+        """Go to another configuration, all or nothing; the Controller's part of the API."""
+        return await self._in_turn(wish.match, lambda: self._reload(wish))
+
+    async def confirm(self, author: str, match: Match) -> str:
+        """Keep a change that waits for it; the Controller's part of the API."""
+        return await self._in_turn(match, lambda: self._confirmation.confirm(author))
+
+    async def roll_back(self, author: str, match: Match) -> str:
+        """Undo a change that waits to be confirmed; the Controller's part of the API."""
+        return await self._in_turn(match, lambda: self._confirmation.roll_back(author))
+
+    async def flows(self, wanted: Wanted) -> FlowList:
+        """Return recorded flows; the Controller's part of the API."""
+        return await self._flows.listed(wanted)
+
     def revision(self) -> str:
-        """Return what the file and the overrides together are called."""
-        return revision(self._digest, self._reconciler.overrides)
+        """Return what the desired state is called: configuration and overrides."""
+        return revision(self._ledger.present.digest, self._reconciler.overrides)
 
     def names(self) -> Mapping[str, Sequence[str]]:
         """Return the backends' names by service, those that linger included."""
@@ -372,10 +430,6 @@ class Daemon:
             service.name: [backend.name for backend in service.pool.backends]
             for service in self._reconciler.whole.services
         }
-
-    async def reload(self, wish: ReloadWish) -> Outcome:
-        """Load the file again; the Controller's part of the API."""
-        return await self._in_turn(wish.match, self._reload)
 
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""
@@ -419,141 +473,40 @@ class Daemon:
         self._turns.stop()
 
     def _on_hangup(self) -> None:
-        self._turns.ask(self._reload_on_hangup)
+        self._turns.ask(self._changes.reload_on_hangup)
 
-    def _on_probe(self, target: TargetId, result: ProbeResult) -> None:
-        if not self._courier.can_tell(target):
-            return
-        if self._reconciler.on_probe(target, result):
-            self._decided.set()
-            self._turns.changed.set()
-        for service, backend in self._reconciler.members(target):
-            self._exposition.observe_probe(service, backend, result.duration_s)
+    async def _reload(self, wish: ReloadWish) -> Outcome:
+        outcome = await self._changes.reload(wish)
+        self._confirmation.begin()
+        return dataclasses.replace(outcome, revision=self.revision())
+
+    def _on_names(self) -> None:
+        self._turns.ask(self._take_answers)
+
+    async def _take_answers(self) -> None:
+        await self._changes.take_answers()
 
     async def _override(self, change: Awaitable[Result]) -> Result:
         """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
         changed = await change
-        self._probe(*self._probing)
+        self._probing.again()
         return changed
-
-    def _probe(self, *configs: Config) -> None:
-        """Probe the backends of these configurations, the last one's wishes winning."""
-        self._probing = configs
-        self._lead_probes()
-        self._prober.set_targets(self._reconciler.probed(*configs))
-
-    async def _carry_probes(self, *configs: Config) -> None:
-        """Be ready for probes through the datapath. Raises HostError; then nothing has changed."""
-        services = (service for config in configs for service in config.services)
-        through = {s.vip for s in services if s.pool.health.via is Via.DATAPATH}
-        await self._courier.serve(through)
 
     def _dial_of(self, target: TargetId) -> Dial:
         return Direct() if target.service is None else self._courier.dial(target)
-
-    def _lead_probes(self) -> None:
-        """Tell probes through the datapath where packets leave by now."""
-        reconciler = self._reconciler
-        topology, held = reconciler.topology, reconciler.observed.records
-        ways = {
-            target: way
-            for config in self._probing
-            for target, way in probe_ways(reconciler.whole_of(config), topology, held).items()
-        }
-        self._courier.set_ways(ways, topology.local_addresses)
 
     async def _detach(self) -> None:
         for removed in self._datapath.remove():
             _log.info("removed %s", removed)
         self._turns.stop()
 
-    # Reload.
+    # Changes of the configuration.
 
-    async def _reload_on_hangup(self) -> None:
-        with suppress(LbError):
-            await self._reload()
-
-    async def _reload(self) -> Outcome:
-        """Load the file again and go there, or refuse and change nothing. Raises LbError."""
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            written = await asyncio.to_thread(load_config, self._path)
-            await self._turns.meanwhile(self._naming.ask(written, self._written), self._cycle)
-            name = await asyncio.to_thread(digest, written)
-            moved = await self._go_to(self._naming.resolved(written))
-            self._written, self._digest = written, name
-        except LbError as error:
-            problems = error.problems if isinstance(error, InvalidConfigError) else (error,)
-            messages = tuple(map(str, problems))
-            self._reporter.last_reload = ReloadStatus(
-                success=False, timestamp_s=time.time(), errors=messages
-            )
-            _log.error("reload refused, nothing was changed: %s", "; ".join(messages))
-            self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages))
-            raise
-        finally:
-            self._naming.ask_only(self._written)
-            notify("READY=1")
-        summary = _summary(self._config, moved)
-        self._reporter.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
-        _log.info("reloaded %s: %s", self._path, summary)
-        self._tell(EventKind.RELOADED, f"{self._path}: {summary}")
-        services = moved_by_name(self._config, moved, RING_SLOTS)
-        return Outcome(summary, self.revision(), sum(moved.values()), services)
-
-    # Names.
-
-    def _on_names(self) -> None:
-        self._turns.ask(self._take_answers)
-
-    async def _take_answers(self) -> None:
-        """Go where names lead by now. What is refused is told, and tried again."""
-        config = self._naming.resolved(self._written)
-        if config == self._config:
-            return
-        try:
-            moved = await self._go_to(config)
-        except LbError as error:
-            self._naming.trouble = f"addresses of backends by name not taken, trying again: {error}"
-            _log.error("%s", self._naming.trouble)
-            loop = asyncio.get_running_loop()
-            loop.call_later(_NAMES_RETRY_S, self._turns.ask, self._take_answers)
-        else:
-            self._naming.trouble = ""
-            _log.info("addresses of backends by name changed: %s", _summary(config, moved))
-
-    async def _go_to(self, config: Config) -> Mapping[ServiceKey, int]:
-        """Try everything that can be refused, then change; whatever fails, go back.
-
-        Returns how many slots of each service have moved.
-        """
-        before = self._config
-        if (total := total_backends(config)) > MAX_SERVICE_BACKENDS:
-            raise HostError(f"{total:,} backends, at most {MAX_SERVICE_BACKENDS:,} are allowed")
-        obstacle = needs_restart(before.gateway, config.gateway)
-        if obstacle:
-            raise HostError(obstacle)
-        self._require_ways(config)
-        try:
-            await self._follow(before, config)
-            self._reconciler.consider(config)
-            await self._carry_probes(config, before)
-            self._probe(config, before)  # what serves already is judged by its present check
-            await self._turns.meanwhile(self._try_out(config), self._cycle)
-            plan = self._adopt(config)
-            self._config = config
-        finally:
-            if self._reconciler.config is not self._config:
-                self._reconciler.adopt(self._config)
-            self._probe(self._config)
-            await self._carry_probes(self._config)
-            await self._follow(self._config)
-        for event in membership_events(before, config, time.time()):
-            self._record(event)
+    async def _on_arrival(self) -> None:
+        """Let metrics, journal and disk follow to another configuration."""
         self._forget_gone()
         self._find()
         await self._keep_up()
-        return plan.moved if plan else {}
 
     def _require_ways(self, config: Config) -> None:
         """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""
@@ -561,24 +514,6 @@ class Daemon:
         local = self._follower.topology.local_addresses
         _require(forwarding_obstacles(services, interfaces))
         _require(probe_obstacles(services, interfaces, local))
-
-    async def _follow(self, *configs: Config) -> None:
-        """Follow the interfaces and backends of these configurations. Raises InterfaceError."""
-        self._follower.set_interfaces({name for c in configs for name in c.gateway.interfaces})
-        wholes = [self._reconciler.whole_of(config) for config in configs]
-        await self._follower.set_targets({address for c in wholes for address in addresses(c)})
-
-    async def _try_out(self, config: Config) -> None:
-        """Wait until what is new is decided about, and compile what will be needed."""
-        await self._settle(config)
-        self._look()
-        plan, _ = self._reconciler.plan(config)
-        await asyncio.to_thread(self._datapath.prepare, plan)
-
-    def _adopt(self, config: Config) -> Plan | None:
-        self._reconciler.adopt(config)
-        self._look()
-        return self._reconciler.cycle()
 
     def _present_names(self) -> frozenset[tuple[str, str]]:
         whole = self._reconciler.whole
@@ -597,15 +532,6 @@ class Daemon:
 
     def _tell(self, kind: EventKind, cause: str) -> None:
         self._record(Event(kind, time.time(), cause=cause))
-
-
-def _summary(config: Config, moved: Mapping[ServiceKey, int]) -> str:
-    slots = _count(sum(moved.values()), "slot")
-    return f"{_count(len(config.services), 'service')}; {slots} moved"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _require(obstacles: list[str]) -> None:

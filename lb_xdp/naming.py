@@ -7,7 +7,8 @@ told that they changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -56,10 +57,20 @@ class Naming:
         if any(self._book.unanswered(config) for config in configs):
             await self._resolver.settle(_FIRST_ANSWERS_S)
 
-    def ask_only(self, config: Config) -> None:
-        """Ask what this configuration needs, and forget what else is known."""
-        self._resolver.set_questions(questions(config), config.gateway.dns)
-        self._book.only(config)
+    def ask_only(self, *configs: Config) -> None:
+        """Ask what these configurations need, in the way of the first, and forget all else."""
+        asked = frozenset[Question]().union(*map(questions, configs))
+        self._resolver.set_questions(asked, configs[0].gateway.dns)
+        self._book.only(asked)
+
+    @contextmanager
+    def trying(self, config: Config, *kept: Config) -> Iterator[None]:
+        """Make no events of what only this configuration asks, and none of these."""
+        self._book.untold = questions(config).difference(*map(questions, kept))
+        try:
+            yield
+        finally:
+            self._book.untold = frozenset()
 
     def resolved(self, config: Config) -> Config:
         """Return a configuration with the backends that its names stand for now."""

@@ -71,7 +71,10 @@ class DatapathPort(Protocol):
 
 
 class Reconciler:
-    """Not thread-safe: all is called from the event loop. ``clock`` is monotonic, in seconds."""
+    """Not thread-safe: all is called from the event loop. ``clock`` is monotonic, in seconds.
+
+    ``former`` is what was in force before a start with another configuration, where that is known.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Reconciler:
         build: int,
         clock: Callable[[], float],
         *,
+        former: Config | None = None,
         overrides: Overrides | None = None,
         lingering: Sequence[Farewell] = (),
         record: Record = log_event,
@@ -110,7 +114,7 @@ class Reconciler:
         self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
-        self._adopt(config, lingering_after(config, observed, held, None, clock()))
+        self._adopt(config, lingering_after(config, observed, held, former, clock()))
         found = frozenset(observed.records) if observed.structure else None
         self._memories = at_start(self.whole, found)
 
@@ -144,6 +148,11 @@ class Reconciler:
         """Make a configuration the goal; ``cycle`` goes there. Who is not in it lingers."""
         self._adopt(config, self._lingering_after(config))
         self.rings.forget_others(config.services)
+
+    def disregard(self) -> None:
+        """Forget what was learnt about configurations that were considered and not adopted."""
+        self._health = {t: state for t, state in self._health.items() if t in self._checks}
+        self.rings.forget_others(self.config.services)
 
     def _adopt(self, config: Config, lingering: Held) -> None:
         self.config = config

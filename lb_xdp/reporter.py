@@ -20,6 +20,7 @@ from lb_xdp.core.report import (
 )
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.core.snapshot import (
+    ChangeStatus,
     DatapathStatus,
     FlowTableStatus,
     ProgramStatus,
@@ -81,6 +82,8 @@ class Reporter:
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         self.host_notices: tuple[str, ...] = ()
         self.name_notices: tuple[str, ...] = ()
+        self.change_notices: tuple[str, ...] = ()
+        self.change: ChangeStatus | None = None
         self.trouble = ""
 
     def snapshot(self) -> Snapshot:
@@ -113,10 +116,12 @@ class Reporter:
                 *trouble,
                 *filter(None, [self._layers.notice]),
                 *self.host_notices,
+                *self.change_notices,
                 *self.name_notices,
                 *empty_services(services),
                 *orphan_notices(whole, reconciler.overrides),
             ),
+            change=self.change,
         )
 
     def _datapath_status(self) -> DatapathStatus:

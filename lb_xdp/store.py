@@ -77,20 +77,34 @@ class Store:
 
     def save(self, kept: Kept) -> None:
         """Replace the file as a whole, and return once it is on the disk. Raises StoreError."""
-        text = json.dumps(_encode(kept), indent=1)
-        fresh = self._path.with_suffix(".new")
-        try:
-            self._directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            _write(fresh, text)
-            fresh.replace(self._path)
-            _sync(self._directory)
-        except OSError as error:
-            with suppress(OSError):
-                fresh.unlink()
-            raise StoreError(
-                f"{self._path} cannot be written ({error.strerror}): nothing was changed. "
-                "Make room there, then ask again"
-            ) from error
+        replace_file(self._path, json.dumps(_encode(kept), indent=1))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file as a whole, and return once it is on the disk. Raises StoreError."""
+    fresh = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        _write(fresh, text)
+        fresh.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}): nothing was changed. "
+            "Make room there, then ask again"
+        ) from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, and return once that is on the disk. Raises StoreError."""
+    try:
+        path.unlink(missing_ok=True)
+        if path.parent.exists():
+            _sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be removed ({error.strerror})") from error
 
 
 def _write(path: Path, text: str) -> None:

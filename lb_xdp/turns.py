@@ -66,10 +66,11 @@ class Turns:
             if not self.stopping:
                 await look()
 
-    async def meanwhile(self, work: Awaitable[object], look: Action) -> None:
+    async def meanwhile(self, work: Awaitable[Result], look: Action) -> Result:
         """Wait for a long piece of a turn, and go on to ``look`` at what changes while it lasts.
 
-        Raises what ``work`` raises, and StoppedError when there is to be no further turn.
+        Returns what ``work`` returns. Raises what ``work`` raises, and StoppedError when there is
+        to be no further turn.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -82,7 +83,7 @@ class Turns:
                     await look()
             if not task.done():
                 raise StoppedError("the daemon was told to stop")
-            task.result()
+            return task.result()
         finally:
             task.cancel()
             self.changed.set()

@@ -6,7 +6,7 @@ described at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lb_xdp.core.event import Event
@@ -42,6 +42,13 @@ class Services:
     """Every service with its backends, in the file's order."""
 
     services: tuple[ServiceStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNames:
+    """The names of the backends by service, those that linger included."""
+
+    services: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)

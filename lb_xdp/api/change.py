@@ -5,8 +5,6 @@ From a checked request to the controller, and to the answer's value. It refuses 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
 from lb_xdp.api.answers import Done
 from lb_xdp.api.route import Call
 from lb_xdp.core.flow_list import FlowList, Wanted
@@ -14,16 +12,13 @@ from lb_xdp.core.preview import Preview
 from lb_xdp.core.unknown import require_backend, require_service
 from lb_xdp.core.wish import Outcome, ReloadWish
 
-if TYPE_CHECKING:
-    from lb_xdp.api.controller import Planner
-
 DEFAULT_FLOWS = 100
 
 
 async def plan(call: Call) -> Preview:
     """Return what a configuration would change."""
     source = call.body.get("source", "the request")
-    return await _planner(call).plan(call.body.get("text"), source)
+    return await call.controller.plan(call.body.get("text"), source)
 
 
 async def reload(call: Call) -> Outcome:
@@ -42,13 +37,13 @@ async def reload(call: Call) -> Outcome:
 
 async def confirm(call: Call) -> Done:
     """Keep what a reload did."""
-    summary = await _planner(call).confirm(call.author, call.match)
+    summary = await call.controller.confirm(call.author, call.match)
     return Done(summary, call.controller.revision())
 
 
 async def roll_back(call: Call) -> Done:
     """Undo what a reload did."""
-    summary = await _planner(call).roll_back(call.author, call.match)
+    summary = await call.controller.roll_back(call.author, call.match)
     return Done(summary, call.controller.revision())
 
 
@@ -61,7 +56,7 @@ async def flows(call: Call) -> FlowList:
         call.query.get("limit", DEFAULT_FLOWS),
     )
     _require_names(call, wanted)
-    return await _planner(call).flows(wanted)
+    return await call.controller.flows(wanted)
 
 
 def _require_names(call: Call, wanted: Wanted) -> None:
@@ -72,7 +67,3 @@ def _require_names(call: Call, wanted: Wanted) -> None:
     if wanted.backend is not None:
         whose = wanted.service or f"of {', '.join(names)}"
         require_backend(whose, wanted.backend, sorted({n for each in names.values() for n in each}))
-
-
-def _planner(call: Call) -> Planner:
-    return cast("Planner", call.controller)

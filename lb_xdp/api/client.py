@@ -57,9 +57,36 @@ class Client:
         answer = self._request("GET", f"/v1/events?{urlencode(query)}", timeout_s)
         return list(answer["events"])
 
-    def reload(self) -> str:
-        """Have the daemon load its file again; return in a sentence what changed."""
-        return str(self._request("POST", "/v1/reload", CHANGE_TIMEOUT_S).get("summary", "reloaded"))
+    def plan(self, **file: str) -> dict[str, Any]:
+        """Return what the ``text`` of ``source`` would change, or the daemon's file without it."""
+        return self._request("POST", "/v1/plan", CHANGE_TIMEOUT_S, file)
+
+    def reload(self, **wish: Any) -> dict[str, Any]:
+        """Have the daemon go to ``text`` of ``source``, or load its file; return what came of it.
+
+        ``max_moved`` is a share, 0 to 1, ``confirm`` in seconds.
+        """
+        return self._request("POST", "/v1/reload", CHANGE_TIMEOUT_S, wish)
+
+    def confirm(self) -> str:
+        """Keep what a reload has changed; return in a sentence what that is."""
+        return str(self._request("POST", "/v1/confirm", CHANGE_TIMEOUT_S)["summary"])
+
+    def roll_back(self) -> str:
+        """Undo what a reload has changed; return in a sentence what that is."""
+        return str(self._request("POST", "/v1/rollback", CHANGE_TIMEOUT_S)["summary"])
+
+    def flows(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return the recorded flows that a query of ``/v1/flows`` asks for."""
+        return self._request("GET", f"/v1/flows?{urlencode(query)}", STATUS_TIMEOUT_S)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return all pools in use."""
+        return list(self._request("GET", "/v1/pools", STATUS_TIMEOUT_S)["pools"])
+
+    def names(self) -> dict[str, list[str]]:
+        """Return the backends' names by service; quick or not at all."""
+        return dict(self._request("GET", "/v1/names", PING_TIMEOUT_S)["services"])
 
     def detach(self) -> None:
         """Have the daemon remove program and pins, and wait until its process has ended.

@@ -62,14 +62,6 @@ class Controller(Protocol):
         """Go to another configuration, all of it or nothing."""
         ...
 
-    async def detach(self, match: Match) -> None:
-        """Remove program and pins. The daemon may end only after this has returned."""
-        ...
-
-
-class Planner(Protocol):
-    """What else there is to ask about changes; a ``Controller`` is to have these as well."""
-
     async def plan(self, text: str | None, source: str) -> Preview:
         """Return what a configuration would change; None stands for the daemon's own file."""
         ...
@@ -84,4 +76,8 @@ class Planner(Protocol):
 
     async def flows(self, wanted: Wanted) -> FlowList:
         """Return recorded flows; reads the whole flow table."""
+        ...
+
+    async def detach(self, match: Match) -> None:
+        """Remove program and pins. The daemon may end only after this has returned."""
         ...

@@ -17,6 +17,7 @@ from lb_xdp.api.answers import (
     Ping,
     Pools,
     PoolStatus,
+    ServiceNames,
     Services,
     override_list,
     pool_statuses,
@@ -39,6 +40,11 @@ async def ping(_call: Call) -> Ping:
 async def status(call: Call) -> Snapshot:
     """Return everything."""
     return call.controller.snapshot()
+
+
+async def names(call: Call) -> ServiceNames:
+    """Return what services and backends are called."""
+    return ServiceNames({name: tuple(each) for name, each in call.controller.names().items()})
 
 
 async def services(call: Call) -> Services:

@@ -14,6 +14,7 @@ from lb_xdp.api.answers import (
     Ping,
     Pools,
     PoolStatus,
+    ServiceNames,
     Services,
 )
 from lb_xdp.api.openapi import describe
@@ -86,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/ping", "Who answers.", handlers.ping, Ping),
     Route("GET", "/v1/openapi.json", "This description.", _openapi, None),
     Route("GET", "/v1/status", "The whole gateway.", handlers.status, Snapshot),
+    Route("GET", "/v1/names", "The names of all backends.", handlers.names, ServiceNames),
     Route("GET", "/v1/services", "All services with their backends.", handlers.services, Services),
     Route("GET", "/v1/services/{service}", "One service.", handlers.service, ServiceStatus),
     Route("GET", _BACKEND, "One backend of a service.", handlers.backend, BackendStatus),
@@ -111,21 +113,6 @@ ROUTES: tuple[Route, ...] = (
         changes=True,
     ),
     Route(
-        *("POST", "/v1/reload", "Load the daemon's file again, all of it or nothing."),
-        *(change.reload, Outcome),
-        changes=True,
-    ),
-    Route("GET", "/v1/events", "What happened.", handlers.events, EventList, query=_EVENTS),
-    Route(
-        *("POST", "/v1/detach", "Remove program and pins: forwarding stops, the daemon ends."),
-        *(handlers.detach, Detached),
-        changes=True,
-    ),
-)
-
-PLANNING: tuple[Route, ...] = (
-    *(route for route in ROUTES if route.path != "/v1/reload"),
-    Route(
         *("POST", "/v1/plan", "What a configuration would change. Nothing is changed."),
         *(change.plan, Preview),
         body=_FILE,
@@ -147,5 +134,10 @@ PLANNING: tuple[Route, ...] = (
         changes=True,
     ),
     Route("GET", "/v1/flows", "Recorded flows.", change.flows, FlowList, query=_FLOWS),
+    Route("GET", "/v1/events", "What happened.", handlers.events, EventList, query=_EVENTS),
+    Route(
+        *("POST", "/v1/detach", "Remove program and pins: forwarding stops, the daemon ends."),
+        *(handlers.detach, Detached),
+        changes=True,
+    ),
 )
-"""All routes of a controller that is a ``Planner`` as well."""

@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 bad configuration, 4 daemon not reachab
 
 from __future__ import annotations
 
-import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 from lb_xdp import __version__
-from lb_xdp.cli.target import Target
+from lb_xdp.cli.target import Target, target_of
 from lb_xdp.errors import InvalidConfigError, LbError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -30,7 +29,12 @@ COMMANDS = {
     "backend": "Show, drain, disable, enable and weigh backends.",
     "override": "List and clear what was asked of backends.",
     "events": "Show what happened, when and why.",
-    "reload": "Have the daemon load its configuration again.",
+    "pool": "Show pools and who shares them.",
+    "flows": "Show recorded flows, and how many each backend and client has.",
+    "plan": "Show what a configuration would change.",
+    "reload": "Go to another configuration, all of it or nothing.",
+    "confirm": "Keep what a reload with --confirm has changed.",
+    "rollback": "Undo what a reload with --confirm has changed.",
     "detach": "Remove program and pins: forwarding stops.",
     "bench": "Time the program that a gateway runs.",
     "decap": "Undo the tunnels of gateways, on a backend host.",
@@ -128,11 +132,5 @@ def main(
         name or socket
     ):
         raise click.UsageError("--url is another place than --name and --socket: give one of them.")
-    ctx.obj = dataclasses.replace(
-        ctx.find_object(Target) or Target(),
-        name=name,
-        socket=socket,
-        url=None if name or socket else url,  # what is typed goes before the environment
-        token_file=token_file,
-        authority=ca,
-    )
+    given = ctx.find_object(Target) or Target()
+    ctx.obj = target_of(given, name=name, socket=socket, url=url, token_file=token_file, ca=ca)

@@ -5,6 +5,7 @@ It refuses to know which services and backends there are: the daemon says that.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import click
@@ -29,6 +30,18 @@ def backend_path(text: str) -> BackendPath:
     if not (service and backend) or "/" in backend:
         raise click.BadParameter(f"{text!r} is no SERVICE/BACKEND, such as web/web1.")
     return BackendPath(service, backend)
+
+
+def share(text: str) -> float:
+    """Return 0.05 of ``5%`` or ``0.05``, for an option's type. Raises click.BadParameter."""
+    number = text.removesuffix("%")
+    try:
+        found = float(number) / (100 if number != text else 1)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise click.BadParameter(f"{text!r} is no share, such as 5% or 0.05.")
+    return found
 
 
 def duration_s(text: str) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lb_xdp.cli import suggest
 from lb_xdp.cli.arguments import BackendPath, backend_path, duration_s
 from lb_xdp.cli.connect import connect
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 PIPED_COLUMNS = 120
 
-_backend = click.argument("path", metavar="SERVICE/BACKEND", type=backend_path)
+_backend = click.argument(
+    "path", metavar="SERVICE/BACKEND", type=backend_path, shell_complete=suggest.backends
+)
 
 
 def _why_and_until(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +50,9 @@ def command() -> None:
 
 
 @command.command("show")
-@click.argument("name", metavar="[SERVICE[/BACKEND]]", required=False)
+@click.argument(
+    "name", metavar="[SERVICE[/BACKEND]]", required=False, shell_complete=suggest.backends
+)
 @click.option(
     "-o",
     "--output",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lb_xdp.cli import suggest
 from lb_xdp.cli.connect import connect
 from lb_xdp.core.durations import parse_duration_s
 from lb_xdp.core.event import Event, EventKind, from_document
@@ -41,8 +42,13 @@ class Since(click.ParamType[dict[str, str]]):
 
 @click.command("events")
 @click.option("--since", type=Since(), metavar="AGE|NUMBER", help="Only later ones: 1h, 90s, 4711.")
-@click.option("--service", metavar="NAME", help="Only of this service.")
-@click.option("--backend", metavar="NAME", help="Only of backends of this name.")
+@click.option(
+    "--service", metavar="NAME", help="Only of this service.", shell_complete=suggest.services
+)
+@click.option(
+    "--backend", metavar="NAME", help="Only of backends of this name.",
+    shell_complete=suggest.backend_names,
+)  # fmt: skip
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice([kind.value for kind in EventKind]),
     metavar="KIND", help="Only of this kind; may be repeated.",

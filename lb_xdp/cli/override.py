@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lb_xdp.cli import suggest
 from lb_xdp.cli.arguments import BackendPath, backend_path
 from lb_xdp.cli.connect import connect
 
@@ -59,7 +60,10 @@ def show(target: Target, output: str) -> None:
 
 
 @command.command("clear")
-@click.argument("path", metavar="[SERVICE/BACKEND]", type=backend_path, required=False)
+@click.argument(
+    "path", metavar="[SERVICE/BACKEND]", type=backend_path, required=False,
+    shell_complete=suggest.backends,
+)  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Of all backends, at once.")
 @click.pass_obj
 def clear(target: Target, path: BackendPath | None, *, everything: bool) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from lb_xdp.cli import suggest
 from lb_xdp.cli.connect import connect
 
 if TYPE_CHECKING:
@@ -18,20 +19,15 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 120
 
 
-@click.group("service")
-def command() -> None:
-    """Show how services forward, spread and remember.
+class Render(Protocol):
+    """What makes services into text of so many columns."""
 
-    \b
-    Example:
-      sudo lb-xdp service show
-      sudo lb-xdp service show web -o json
-    """
+    def __call__(self, services: list[ServiceStatus], *, columns: int) -> str:
+        """Return text that ends in a newline."""
+        ...
 
 
-@command.command("show")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option(
+_output = click.option(
     "-o",
     "--output",
     type=click.Choice(["table", "json"]),
@@ -39,6 +35,37 @@ def command() -> None:
     show_default=True,
     help="json: a list of services, their backends included.",
 )
+
+
+@click.group("service")
+def command() -> None:
+    """Show how services forward, spread and remember.
+
+    \b
+    Example:
+      sudo lb-xdp service list
+      sudo lb-xdp service show web -o json
+    """
+
+
+@command.command("list")
+@_output
+@click.pass_obj
+def list_services(target: Target, output: str) -> None:
+    """List services, a line each.
+
+    \b
+    Example:
+      sudo lb-xdp service list
+    """
+    from lb_xdp.cli.service_table import summary  # noqa: PLC0415 - rich is slow to import
+
+    _print(list(connect(target).snapshot().services), output, summary)
+
+
+@command.command("show")
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=suggest.services)
+@_output
 @click.pass_obj
 def show(target: Target, names: tuple[str, ...], output: str) -> None:
     """Show services: all of them, or those named.
@@ -57,16 +84,15 @@ def show(target: Target, names: tuple[str, ...], output: str) -> None:
         raise click.UsageError(
             f"No service is named {', '.join(unknown)}. There are: {', '.join(known)}."
         )
-    services = [known[name] for name in names or known]
+    from lb_xdp.cli.service_table import render  # noqa: PLC0415 - rich is slow to import
+
+    _print([known[name] for name in names or known], output, render)
+
+
+def _print(services: list[ServiceStatus], output: str, render: Render) -> None:
     if output == "json":
         document = [dataclasses.asdict(service) for service in services]
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    _print(services)
-
-
-def _print(services: list[ServiceStatus]) -> None:
-    from lb_xdp.cli.service_table import render  # noqa: PLC0415 - rich is slow to import, JSON first
-
-    columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
-    click.echo(render(services, columns=columns), nl=False)
+    else:
+        columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
+        click.echo(render(services, columns=columns), nl=False)

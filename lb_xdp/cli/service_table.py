@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from lb_xdp.cli.table import text_table
 from lb_xdp.core.model import Affinity, Protocol, ServiceKey
-from lb_xdp.core.snapshot import BackendStatus, Records, ServiceStatus
+from lb_xdp.core.snapshot import BackendStatus, Records, ServiceStatus, State
 
 
 def render(services: Iterable[ServiceStatus], *, columns: int) -> str:
@@ -27,12 +28,32 @@ def render(services: Iterable[ServiceStatus], *, columns: int) -> str:
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
+def summary(services: Iterable[ServiceStatus], *, columns: int) -> str:
+    """Return a line for each service, as text that ends in a newline."""
+    return text_table(
+        ("service", "address", "mode", "algorithm", "pool", "up", "of"),
+        map(_line, services),
+        columns=columns,
+        numbers=("up", "of"),
+        folding=("service", "address", "pool"),
+    )
+
+
+def _line(service: ServiceStatus) -> tuple[str, ...]:
+    up = sum(backend.state is State.UP for backend in service.backends)
+    what = (service.name, str(_key(service)), service.mode, service.algorithm, service.pool)
+    return (*what, str(up), str(len(service.backends)))
+
+
+def _key(service: ServiceStatus) -> ServiceKey:
+    return ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
+
+
 def _facts(service: ServiceStatus) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    key = ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
-    table.add_row("address", str(key))
+    table.add_row("address", str(_key(service)))
     table.add_row("mode", service.mode)
     table.add_row("algorithm", service.algorithm)
     table.add_row("affinity", _affinity(service))

@@ -70,6 +70,10 @@ def _print_gateway(console: Console, snapshot: Snapshot) -> None:
     loaded = duration(snapshot.timestamp_s - snapshot.last_reload.timestamp_s)
     verb = "loaded" if snapshot.last_reload.success else "refused"
     console.print(Text(f"config    {snapshot.config_source}  {verb} {loaded} ago"))
+    if snapshot.change is not None and snapshot.change.confirm_by_timestamp_s is not None:
+        left = duration(snapshot.change.confirm_by_timestamp_s - snapshot.timestamp_s)
+        words = f"change    waits to be confirmed, else {snapshot.change.former} is back in {left}"
+        console.print(Text(words, "bold yellow"))
     datapath = snapshot.datapath
     programs = [f"{item.interface} {item.mode} id {item.id}" for item in datapath.programs]
     attached = Text(", ".join(programs)) if programs else Text("NOT ATTACHED", "bold red")

@@ -6,7 +6,7 @@ This module owns these options only, so that ``--help`` need not import the API 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -23,3 +23,23 @@ class Target:
     url: str | None = None
     token_file: Path | None = None
     authority: Path | None = None
+
+
+def target_of(
+    given: Target,
+    *,
+    name: str | None,
+    socket: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+) -> Target:
+    """Return what the options before the verb mean; what is typed goes before the environment."""
+    return replace(
+        given,
+        name=name,
+        socket=socket,
+        url=None if name or socket else url,
+        token_file=token_file,
+        authority=ca,
+    )

@@ -2,12 +2,14 @@
 
 It compares the effective texts' values key by key, so a new key of the file is seen without a line
 here. Services and backends are told apart by what they are on the wire, not by their names: another
-name is a changed setting. It refuses to judge what a difference costs: ``core.preview`` does.
+name is a changed setting. Backends by name are those that their names stand for; configurations are
+resolved ones. It refuses to judge what a difference costs: ``core.preview`` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lb_xdp.config.effective import gateway_document, service_document
@@ -59,12 +61,19 @@ def _service(before: Service, after: Service) -> ServiceDifference:
 
 
 def _without_backends(service: Service) -> dict[str, Any]:
-    return {k: v for k, v in service_document(service).items() if k != "backends"}
+    hosts = [named.host for named in service.pool.named]
+    document = {**_document(service), **({"hosts": hosts} if hosts else {})}
+    return {key: value for key, value in document.items() if key != "backends"}
 
 
 def _backends(service: Service) -> dict[BackendKey, dict[str, Any]]:
-    documents = service_document(service)["backends"]
+    documents = _document(service)["backends"]
     return {b.key: d for b, d in zip(service.pool.backends, documents, strict=True)}
+
+
+def _document(service: Service) -> dict[str, Any]:
+    """Return all that is said of a service, with each backend for itself."""
+    return service_document(replace(service, pool=replace(service.pool, named=())))
 
 
 def _unweighted(backend: Mapping[str, Any]) -> dict[str, Any]:

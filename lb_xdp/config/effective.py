@@ -136,7 +136,7 @@ def _service(service: Service) -> dict[str, Any]:
 
 def service_document(service: Service) -> dict[str, Any]:
     """Return a service of the file with all that its pool says, wherever that stands."""
-    return {**_service(service), **_pool(service.pool)}
+    return {**_service(service), **_pool(service.pool), **_changes(service.pool)}
 
 
 def _pool(pool: Pool) -> dict[str, Any]:

@@ -29,6 +29,11 @@ def load_config(path: str | Path) -> Config:
 
     Raises InvalidConfigError with all problems, also where the file cannot be read.
     """
+    return parse_config(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of the file at ``path``. Raises InvalidConfigError where it has none."""
     source = str(path)
     try:
         with Path(path).open("rb") as file:
@@ -38,7 +43,7 @@ def load_config(path: str | Path) -> Config:
         raise _refusal(source, f"the file cannot be read: {reason}") from error
     if len(raw) > MAX_FILE_BYTES:
         raise _refusal(source, f"the file has more than {MAX_FILE_BYTES:,} bytes")
-    return parse_config(_decode(raw, source), source)
+    return _decode(raw, source)
 
 
 def parse_config(text: str, source: str) -> Config:

@@ -30,13 +30,22 @@ _NEED_RESTART: Mapping[str, Callable[[Gateway], str]] = {
     "gateway.flow_table.entries": lambda gateway: str(gateway.flow_table.entries),
 }
 
+_COSTS = {
+    "gateway.flow_table.entries": (
+        "restart the daemon with `run --replace`",
+        "all flow records are lost with the table, ",
+    )
+}
+"""How to restart, and what that loses, where a plain restart is not all of it."""
+
 
 def needs_restart(before: Gateway, after: Gateway) -> str | None:
     """Return a sentence about the first setting that takes a restart, None if none changes."""
     for key, setting in _NEED_RESTART.items():
         if setting(before) != setting(after):
+            how, lost = _COSTS.get(key, ("restart the daemon", ""))
             return (
-                f"{key} changes from {setting(before)} to {setting(after)}: restart the daemon for "
-                "that; forwarding goes on meanwhile"
+                f"{key} changes from {setting(before)} to {setting(after)}: {how} for that; "
+                f"{lost}forwarding goes on meanwhile"
             )
     return None

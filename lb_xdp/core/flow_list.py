@@ -24,6 +24,8 @@ from lb_xdp.core.model import ANY_PORT, IPV4, IPV6, Address, Config, Protocol, S
 
 Mask = npt.NDArray[np.bool_]
 
+_CLIENTS = 10
+
 
 class FlowRecords(NamedTuple):
     """A copy of the flow table. ``now_jiffies`` is the low 32 bits, ``hz`` jiffies in a second."""
@@ -78,8 +80,19 @@ class BackendFlows:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFlows:
+    """How many of the chosen flows are a client's, and how many of them have not ended."""
+
+    client: str
+    flows: int
+    open: int
+
+
+@dataclass(frozen=True, slots=True)
 class FlowList:
     """The chosen flows: ``matched`` in all, the first ones of them, and the counts per backend.
+
+    ``clients`` are those with the most flows, ten of them.
 
     ``recorded`` is how many records the table has. ``not_recorded`` names the chosen services of
     which not every flow has a record.
@@ -90,6 +103,7 @@ class FlowList:
     flows: tuple[Flow, ...]
     backends: tuple[BackendFlows, ...]
     not_recorded: tuple[str, ...]
+    clients: tuple[ClientFlows, ...] = ()
 
 
 def list_flows(
@@ -122,6 +136,7 @@ def list_flows(
             for service in services
             if not service.tracked and wanted.service in {None, service.name}
         ),
+        clients=_clients(keys[found], values[found]),
     )
 
 
@@ -148,6 +163,23 @@ def _counts(values: Records, names: Mapping[int, tuple[str, str]]) -> tuple[Back
         BackendFlows(service, backend, int(flows[index]), int(flows[index] - ended[index]))
         for index, (service, backend) in names.items()
         if flows[index]
+    )
+
+
+def _clients(keys: Records, values: Records) -> tuple[ClientFlows, ...]:
+    """Return the clients with the most flows."""
+    if not len(keys):
+        return ()
+    sources = np.column_stack((keys["family"].astype(np.uint32), keys["source"].astype(np.uint32)))
+    rows, which, flows = np.unique(sources, axis=0, return_inverse=True, return_counts=True)
+    closed = values["state"] & np.uint64(CLOSED) != 0
+    ended = np.bincount(which.reshape(-1)[closed], minlength=len(rows))
+    most = np.argsort(-flows, kind="stable")[:_CLIENTS]
+    return tuple(
+        ClientFlows(
+            str(_address(rows[i][1:], int(rows[i][0]))), int(flows[i]), int(flows[i] - ended[i])
+        )
+        for i in most
     )
 
 

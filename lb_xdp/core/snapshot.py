@@ -229,6 +229,23 @@ class ReloadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeStatus:
+    """A configuration in force that is not simply the daemon's file, ``file``.
+
+    It was given by ``author``, or is in force again since a later one was ``rolled_back``. With
+    ``confirm_by_timestamp_s`` it waits: unless it is confirmed, ``former`` is in force again then.
+    """
+
+    source: str
+    file: str
+    author: str
+    at_timestamp_s: float
+    rolled_back: bool = False
+    confirm_by_timestamp_s: float | None = None
+    former: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole gateway at one moment. ``notices`` are sentences that an operator should read."""
 
@@ -245,3 +262,4 @@ class Snapshot:
     datapath: DatapathStatus
     services: tuple[ServiceStatus, ...]
     notices: tuple[str, ...] = ()
+    change: ChangeStatus | None = None

@@ -209,6 +209,10 @@ class Datapath:
         if plan.build:
             self._workshop.prepare(plan)
 
+    def discard(self) -> None:
+        """Throw away what was prepared and is not wanted any more."""
+        self._workshop.close()
+
     def apply(self, plan: Plan, observed: Observed) -> Observed:
         """Do what the plan says and return the new picture. Raises DatapathError.
 

@@ -308,6 +308,12 @@ def _controller(snapshot: Snapshot) -> Iterator[Metric]:
         value=snapshot.last_reload.timestamp_s,
     )
     yield GaugeMetricFamily(
+        "lb_xdp_config_is_file",
+        "1 if the daemon's file is in force for good; 0 if another configuration is, or while a "
+        "change waits to be confirmed.",
+        value=float(snapshot.change is None),
+    )
+    yield GaugeMetricFamily(
         "lb_xdp_ready",
         "1 once the gateway forwards as its configuration asks, as /readyz says.",
         value=float(snapshot.ready),

@@ -104,3 +104,12 @@ def test_back_to_the_older_version(lab: Lab) -> None:
     assert scene.gateway.status()["datapath"]["layout"] == _OLD
     assert all(counters(scene)[name][0] > packets for name, (packets, _) in before.items())
     wait_until(lambda: not (_PINS / f"v{_PRESENT}").exists(), "the new pins are removed")
+
+
+def test_the_new_versions_plan_says_what_would_be_lost(lab: Lab) -> None:
+    """Asked of the old daemon by the new command, before anything is stopped."""
+    old = old_version(lab.directory / "old", ("LB_FLOW_CLOSED 16", "LB_FLOW_CLOSED 32"))
+    scene = old_scene(lab, old)
+    said = " ".join(scene.gateway.command("plan").stdout.split())
+    assert "would lose flow records, flow records of fullnat" in said
+    assert "nothing would change" in said

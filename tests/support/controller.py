@@ -12,8 +12,6 @@ from lb_xdp.core.event import Event, EventFilter, EventKind
 from lb_xdp.core.flow_list import BackendFlows, Flow, FlowList, FlowState, Wanted
 from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.preview import (
-    Basis,
-    FlowsTouched,
     Preview,
     ServiceChange,
     ServicePreview,
@@ -21,6 +19,7 @@ from lb_xdp.core.preview import (
     WeightChange,
 )
 from lb_xdp.core.snapshot import Snapshot
+from lb_xdp.core.touched import Basis, FlowsTouched
 from lb_xdp.core.wish import Match, Outcome, ReloadWish, ServiceMoved, refuse_stale, revision
 from lb_xdp.errors import ConfigProblem, InvalidConfigError, LbError, NotNowError, TooMuchMovedError
 from tests.support.snapshots import NOW_S, SNAPSHOT
@@ -53,7 +52,7 @@ PREVIEW = Preview(
     restart=None,
     moved_slots=6_553,
     moved_share_max=6_553 / 65_537,
-    assumed_up=("web/web4",),
+    not_up=("web/web4",),
 )
 EVENTS = (
     Event(EventKind.STARTED, 1_700_000_000.0, cause="version 0.1.0", number=7),

@@ -110,7 +110,8 @@ async def test_reload_and_detach_reach_the_controller(path: Path) -> None:
     """Both are done once and answered; a reload's summary comes back."""
     controller = FakeController()
     async with daemon(path, controller) as client:
-        assert "1 backend added" in await asyncio.to_thread(client.reload)
+        done = await asyncio.to_thread(client.reload)
+        assert "1 backend added" in done["summary"]
         await asyncio.to_thread(client.detach)
     assert controller.calls == ["reload", "detach"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from lb_xdp.cli.logs import JsonFormatter, LogFormat, TextFormatter, setup
 from lb_xdp.cli.status_table import duration, percent, quantity, render
-from lb_xdp.core.snapshot import Admin, FlowTableStatus, OverrideStatus, State
+from lb_xdp.core.snapshot import Admin, ChangeStatus, FlowTableStatus, OverrideStatus, State
 from lb_xdp.errors import LbError
 from tests.support.snapshots import NOW_S, SNAPSHOT, TROUBLED, WEB, WEB1, WEB2
 
@@ -37,6 +37,17 @@ def test_trouble_is_loud(columns: int) -> None:
     assert f"! {TROUBLED.notices[0]}" in screen
     assert (" admin " in screen) == (columns == 120)
     assert max(map(len, screen.splitlines())) <= columns
+
+
+def test_a_change_that_waits_is_loud() -> None:
+    """With what would come back, and when; afterwards a notice is all there is."""
+    waiting = ChangeStatus(
+        "new.yaml", "lb.yaml", "ann", NOW_S, confirm_by_timestamp_s=NOW_S + 45, former="old.yaml"
+    )
+    shown = render(replace(SNAPSHOT, change=waiting), columns=80, colour=False)
+    assert "change    waits to be confirmed, else old.yaml is back in 45s\n" in shown
+    settled = replace(waiting, confirm_by_timestamp_s=None)
+    assert "waits" not in render(replace(SNAPSHOT, change=settled), columns=80, colour=False)
 
 
 def test_a_drained_backend_shows_what_was_asked() -> None:

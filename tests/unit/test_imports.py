@@ -42,12 +42,33 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "address_book": CORE,
     "naming": CORE | {"resolver", "address_book"},
     "turns": {"errors"},
+    "probing": CORE | {"reconciler"},
+    "passage": CORE | {"config", "probing", "reconciler", "turns"},
+    "pending": CORE | {"config", "store"},
+    "ledger": CORE | {"pending"},
+    "live_flows": CORE | {"reconciler"},
+    "changes": CORE | {"instance", "ledger", "naming", "passage", "pending", "turns", "witness"},
+    "confirmation": CORE | {"changes", "instance", "ledger", "pending", "turns", "witness"},
+    "forecast": CORE
+    | {"changes", "config", "ledger", "live_flows"}
+    | {"naming", "passage", "reconciler", "turns"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
+    | {
+        "changes",
+        "forecast",
+        "ledger",
+        "live_flows",
+        "passage",
+        "pending",
+        "probing",
+        "confirmation",
+    }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
+    "cli.plan": CORE | {"api.client", "datapath"},
     "cli.decap": CORE | {"datapath"},
     "cli.run": CORE | {"config", "api.client", "daemon"},
     "cli.detach": CORE | {"config", "api.client", "daemon"},
@@ -71,7 +92,7 @@ CORE_LIBRARIES: Mapping[str, set[str]] = {
     "core.collect": {"numpy"},  # hundreds of thousands of flow records at a time
     "core.flow_hash": {"numpy"},  # the same
     "core.flow_list": {"numpy"},  # the same
-    "core.preview": {"numpy"},  # whole rings, and the flows on their slots
+    "core.touched": {"numpy"},  # whole rings, and the flows on their slots
 }
 
 

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from lb_xdp.core.model import Listen
-from lb_xdp.core.snapshot import Snapshot, State
+from lb_xdp.core.snapshot import ChangeStatus, Snapshot, State
 from lb_xdp.errors import AddressInUseError, HostError, MapError
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve
@@ -43,6 +43,7 @@ PROMISED = {
     "lb_xdp_flow_table_capacity": set(),
     "lb_xdp_config_last_reload_success": set(),
     "lb_xdp_config_last_reload_timestamp_seconds": set(),
+    "lb_xdp_config_is_file": set(),
     "lb_xdp_datapath_info": {"interface", "mode", "program_id", "version"},
 }
 
@@ -123,6 +124,9 @@ def test_refused_reload_is_visible() -> None:
     """After a refused reload success is 0 and the time is that of the refusal."""
     samples = samples_of(Exposition(lambda: TROUBLED))
     assert value(samples, "lb_xdp_config_last_reload_success") == 0
+    assert value(samples, "lb_xdp_config_is_file") == 1
+    by_hand = replace(TROUBLED, change=ChangeStatus("new.yaml", "lb.yaml", "ann", 1.0))
+    assert value(samples_of(Exposition(lambda: by_hand)), "lb_xdp_config_is_file") == 0
     when = value(samples, "lb_xdp_config_last_reload_timestamp_seconds")
     assert when == TROUBLED.last_reload.timestamp_s
 

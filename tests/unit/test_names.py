@@ -221,7 +221,7 @@ def test_answers_are_kept_for_the_next_life_and_forgotten_with_the_name(tmp_path
     backends = second.resolved(config()).services[0].pool.backends
     assert [str(b.address) for b in backends[1:3]] == ["10.0.1.1", "10.0.1.2"]
     other = FILE.format(mode="nat", vip="203.0.113.10").replace("Web.Example.NET.", "b.net")
-    second.only(parse_config(other, "lb.yaml"))
+    second.only(questions(parse_config(other, "lb.yaml")))
     assert Book(tmp_path).book.unanswered(config()) == ["web.example.net"]
 
 
@@ -244,3 +244,14 @@ def test_too_many_and_unfit_addresses_are_cut(tmp_path: Path) -> None:
     assert "of which 64 count" in made.events[0].cause
     assert not made.book.take(WEB, [ip_address("127.0.0.1")], "10.0.0.53", HOW)
     assert "can be no backend's address" in made.events[-1].cause
+
+
+def test_what_is_only_tried_leaves_no_trace(tmp_path: Path) -> None:
+    """A plan asks names that nobody else does: no event tells of them, and they are forgotten."""
+    kept = Book(tmp_path)
+    kept.book.untold = frozenset({WEB})
+    assert kept.book.take(WEB, some(1, 2), "10.0.0.53", HOW)
+    kept.book.fail(WEB, "no answer")
+    assert kept.events == []
+    kept.book.only(())
+    assert Book(tmp_path).book.unanswered(config()) == ["web.example.net"]

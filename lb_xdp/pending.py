@@ -1,0 +1,183 @@
+"""Which configuration is in force where that is not simply the daemon's file: what a restart finds.
+
+    <state directory>/in-force.json
+
+Owns that file, and the choice at a start. There is one when a configuration was given by hand, when
+one waits to be confirmed, and after a roll-back: then the daemon's file is the very one that was
+undone, and a restart must not bring it back. The choice:
+
+ - what waits to be confirmed goes on, until its time is over, whatever the file has become;
+ - once its time is over, the configuration before it is in force again;
+ - otherwise the file counts as soon as it is another than when it was passed over.
+
+Times are Unix time: what waits may have to be undone after a reboot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lb_xdp.config.load import parse_config, read_text
+from lb_xdp.core.model import Config
+from lb_xdp.core.wish import digest
+from lb_xdp.errors import InvalidConfigError
+from lb_xdp.store import remove_file, replace_file
+
+_log = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A configuration as it was written: names are names. ``digest`` is what it is called."""
+
+    config: Config
+    text: str
+    digest: str
+
+    @property
+    def source(self) -> str:
+        """Return where the text is from, for messages."""
+        return self.config.source
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """The configuration to go back to at a time, unless somebody confirms the one after it."""
+
+    text: str
+    source: str
+    until_timestamp_s: float
+    confirm_s: float
+
+    def left_s(self, now_timestamp_s: float) -> float:
+        """Return how long it waits yet; a clock that was set back gives it no more time."""
+        return min(max(self.until_timestamp_s - now_timestamp_s, 0.0), self.confirm_s)
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A configuration in force that a start would not find in the daemon's file alone.
+
+    ``passed_over`` is the fingerprint of the daemon's file at that moment. ``rolled_back``: it is
+    in force because a later one was undone.
+    """
+
+    text: str
+    source: str
+    author: str
+    at_timestamp_s: float
+    passed_over: str
+    rolled_back: bool = False
+    undo: Undo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What to start with. ``held`` is what stays on disk with it.
+
+    ``undone`` is what was in force until now, where this start goes back from it.
+    """
+
+    written: Written
+    held: InForce | None = None
+    undone: Written | None = None
+
+
+class InForceFile:
+    """The file in one directory. One process writes it: the one that holds the gateway's lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "in-force.json"
+
+    def load(self) -> InForce | None:
+        """Return what was kept; nothing where there is no file, or none that can be understood."""
+        try:
+            return _decode(json.loads(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.error("%s cannot be read, the daemon's file counts: %r", self._path, error)
+            return None
+
+    def save(self, held: InForce | None) -> None:
+        """Keep this, or nothing. Raises StoreError."""
+        if held is None:
+            remove_file(self._path)
+        else:
+            document = {"version": _VERSION, **dataclasses.asdict(held)}
+            replace_file(self._path, json.dumps(document, indent=1))
+
+
+def _decode(document: dict[str, Any]) -> InForce:
+    if document.pop("version") != _VERSION:
+        raise ValueError("made by another version of lb_xdp")
+    undo = document.pop("undo")
+    return InForce(**document, undo=None if undo is None else Undo(**undo))
+
+
+def read(path: Path) -> Written:
+    """Return the configuration in a file. Raises InvalidConfigError."""
+    return written(read_text(path), str(path))
+
+
+def written(text: str, source: str) -> Written:
+    """Return the configuration in a text. Raises InvalidConfigError."""
+    config = parse_config(text, source)
+    return Written(config, text, digest(config))
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text, nothing where it cannot be read."""
+    try:
+        return read_text(path)
+    except InvalidConfigError:
+        return ""
+
+
+def called(text: str) -> str:
+    """Return the fingerprint of a file with this text."""
+    return sha256(text.encode()).hexdigest()
+
+
+def openings(file: Written, held: InForce | None, now_timestamp_s: float) -> list[Opening]:
+    """Return what to start with, the best first: a later one is for when that fails.
+
+    ``file`` is the daemon's file as it is now, ``held`` what ``InForceFile.load`` found.
+    """
+    if held is None or (held.undo is None and held.passed_over != called(file.text)):
+        return [Opening(file)]
+    present = _again(held.text, held.source)
+    found = [Opening(present, held)] if present else []
+    undo = held.undo
+    if undo is not None and not undo.left_s(now_timestamp_s):
+        before = _again(undo.text, undo.source)
+        if before is not None:
+            after = after_roll_back(before, file.text, now_timestamp_s)
+            found.insert(0, Opening(before, after, undone=present or before))
+    return found or [Opening(file)]
+
+
+def _again(text: str, source: str) -> Written | None:
+    """Return a configuration that was fine once; it may name files that are gone by now."""
+    try:
+        return written(text, source)
+    except InvalidConfigError as error:
+        _log.error("a configuration that was in force cannot be so again: %s", error)
+        return None
+
+
+def after_roll_back(before: Written, file_text: str, now_timestamp_s: float) -> InForce | None:
+    """Return what is to be kept after going back; nothing where the file says the same."""
+    if before.text == file_text:
+        return None
+    return InForce(
+        before.text, before.source, "", now_timestamp_s, called(file_text), rolled_back=True
+    )
