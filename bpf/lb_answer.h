@@ -2,7 +2,8 @@
 /*
  * Packets of the gateway's own, all of them answers that leave the way their cause came by: echo
  * replies, "too big", RST and "port unreachable". Except for echo replies, which cost the asker as
- * much as us, they share a budget for each CPU and second.
+ * much as us, they have a budget for each CPU and second: "too big" one of its own, so that path MTU
+ * discovery goes on during a flood of what is refused.
  *
  * Who calls has checked that the frame is for us, whole or a first fragment, of lengths that agree,
  * from a source that a client may have, and no ICMP error (RFC 1122, 3.2.2; RFC 4443, 2.4).
@@ -19,7 +20,7 @@
 
 #define LB_TUNNELS (LB_IPIP || LB_GUE)
 
-#define LB_ANSWERS 1000 /* each CPU may send in a second */
+#define LB_ANSWERS 1000 /* each CPU may send in a second, of either sort */
 #define LB_ANSWER_TTL 64
 #define LB_ANSWER_TOS 0xc0 /* internetwork control (RFC 1812, 4.3.2.5) */
 #define LB_QUOTE4 548 /* octets: 576 in all (RFC 1812, 4.3.2.3) */
@@ -28,17 +29,20 @@
 #define LB_TCP_RST 4
 #define LB_TCP_ACK 16
 
-static __always_inline int lb_budget_left(struct lb_budget *budget)
+/* Takes one answer off the budget of its sort, if there is one left. */
+static __always_inline int lb_budget_left(struct lb_budget *budget, int too_big)
 {
+	__u32 *left = too_big ? &budget->left_too_big : &budget->left;
 	__u32 second = bpf_jiffies64() / LB_HZ;
 
 	if (budget->second != second) {
 		budget->second = second;
 		budget->left = LB_ANSWERS;
+		budget->left_too_big = LB_ANSWERS;
 	}
-	if (!budget->left)
+	if (!*left)
 		return 0;
-	budget->left -= 1;
+	*left -= 1;
 	return 1;
 }
 
@@ -50,6 +54,12 @@ static __always_inline int lb_budget_left(struct lb_budget *budget)
 #define LB_ASIDE_FAMILY 4
 #define LB_ASIDE_ROUTED 5 /* 1: to be sent by the routing table, not back */
 #define LB_ASIDE_FREE 6 /* from here on: whatever the general program forgets meanwhile */
+
+/* The two kinds of errors that are written are this one and "port unreachable". */
+static __always_inline int lb_is_too_big(__u8 type, __u8 code, int family)
+{
+	return family == 4 ? code == ICMP_FRAG_NEEDED : type == ICMPV6_PKT_TOOBIG;
+}
 
 /*
  * Asks for an ICMP or ICMPv6 error about the packet, which lb_answer() writes: `word` is the second
@@ -63,7 +73,7 @@ static __always_inline int lb_ask_error(struct lb_packet *packet, __u8 type, __u
 
 	if (!budget)
 		return LB_END(internal);
-	if (!lb_budget_left(budget))
+	if (!lb_budget_left(budget, lb_is_too_big(type, code, family)))
 		return LB_END(unanswered);
 	budget->aside[LB_ASIDE_TAGS] = packet->l3_at - ETH_HLEN;
 	budget->aside[LB_ASIDE_QUOTE] = packet->l3_len < most ? packet->l3_len : most;
@@ -227,6 +237,7 @@ static __always_inline int lb_answer_as(struct xdp_md *ctx, struct lb_packet *pa
 {
 	__u32 ip_len = family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	struct lb_way *way = NULL;
+	__u32 what;
 	int end;
 
 	if (packet->l3 + ip_len > packet->end)
@@ -244,13 +255,8 @@ static __always_inline int lb_answer_as(struct xdp_md *ctx, struct lb_packet *pa
 	}
 #endif
 	*action = XDP_TX;
-	/* Port unreachable is the only other error that is written. */
-	if (family == 4)
-		return (__u8)(budget->aside[LB_ASIDE_TYPE] >> 16) == ICMP_FRAG_NEEDED
-			       ? LB_END(too_big)
-			       : LB_END(refused);
-	return budget->aside[LB_ASIDE_TYPE] >> 24 == ICMPV6_PKT_TOOBIG ? LB_END(too_big)
-								       : LB_END(refused);
+	what = budget->aside[LB_ASIDE_TYPE] >> 16;
+	return lb_is_too_big(what >> 8, what, family) ? LB_END(too_big) : LB_END(refused);
 }
 
 /* Writes what was asked for. From nothing but `aside`, so that the verifier comes here once. */
@@ -374,7 +380,7 @@ static __always_inline int lb_answer_reset(struct xdp_md *ctx, struct lb_packet 
 		return end;
 	if ((void *)(tcp + 1) > packet->end || tcp->rst)
 		return end;
-	if (!budget || !lb_budget_left(budget))
+	if (!budget || !lb_budget_left(budget, 0))
 		return LB_END(unanswered);
 	lb_write_reset(packet, tcp, family);
 	return lb_cut(ctx, packet, ip_len + sizeof(*tcp)) ? LB_END(internal) : LB_OK;

@@ -24,6 +24,8 @@
 #if LB_FLOWS
 
 #define LB_TOUCH_JIFFIES LB_HZ /* how stale `seen` may get before a packet renews it */
+#define LB_NEWS_LIVES 1 /* the first packet for a while */
+#define LB_NEWS_OPEN 2 /* the first that is no SYN */
 
 static __always_inline __u32 lb_now(void)
 {
@@ -72,7 +74,7 @@ static __always_inline void lb_flow_abandon(struct lb_flow *flow)
 /*
  * What a packet of the flow tells: it lives, it is established, it ends. `side` is the sender's FIN
  * bit; `both` says whether both directions pass here, so that both FINs can be waited for. Returns
- * whether it was the first for a while.
+ * LB_NEWS_* bits.
  */
 static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *packet, __u64 side,
 				       int both)
@@ -80,14 +82,16 @@ static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *p
 	struct tcphdr *tcp = lb_tcp(packet);
 	__u32 now = lb_now();
 	__u64 fins = LB_FLOW_CLIENT_FIN | LB_FLOW_BACKEND_FIN;
-	int stale = now - flow->seen > LB_TOUCH_JIFFIES;
+	int news = now - flow->seen > LB_TOUCH_JIFFIES ? LB_NEWS_LIVES : 0;
 
-	if (stale)
+	if (news)
 		flow->seen = now;
 	if (!tcp)
-		return stale;
-	if (flow->state & LB_FLOW_OPENING && side == LB_FLOW_CLIENT_FIN && !tcp->syn)
+		return news;
+	if (flow->state & LB_FLOW_OPENING && side == LB_FLOW_CLIENT_FIN && !tcp->syn) {
 		__sync_fetch_and_and(&flow->state, ~(__u64)LB_FLOW_OPENING);
+		news |= LB_NEWS_OPEN;
+	}
 	if (tcp->rst) {
 		lb_flow_close(flow);
 	} else if (tcp->fin) {
@@ -96,15 +100,32 @@ static __always_inline int lb_flow_see(struct lb_flow *flow, struct lb_packet *p
 		if (!both || (state & fins) == fins)
 			lb_flow_close(flow);
 	}
-	return stale;
+	return news;
 }
 
-/* Adds or replaces a record; 0 where there is no room. `counted`: lb_reserve() has been called. */
+/*
+ * LB_FLOW_* bits of a flow that shows itself by this packet: it may end with it. As lb_flow_see(), but
+ * without branches, each of which would double what the verifier has to go through.
+ */
+static __always_inline __u64 lb_flow_shown(struct lb_packet *packet, int both)
+{
+	struct tcphdr *tcp = lb_tcp(packet);
+	__u64 syn = lb_is_syn(packet), fin, rst;
+
+	if (!tcp)
+		return 0;
+	fin = tcp->fin & ~syn;
+	rst = tcp->rst & ~syn;
+	return syn * LB_FLOW_OPENING | fin * LB_FLOW_CLIENT_FIN |
+	       (rst | (fin & !both)) * LB_FLOW_CLOSED;
+}
+
+/* Adds or replaces a record; 0 where there is no room. With LB_FLOW_COUNTED lb_reserve() was called. */
 static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
-					  struct lb_backend *backend, int opening, int counted)
+					  struct lb_backend *backend, __u64 state)
 {
 	struct lb_flow flow = {
-		.state = (opening ? LB_FLOW_OPENING : 0) | (counted ? LB_FLOW_COUNTED : 0),
+		.state = state,
 		.backend = index,
 		.identity = backend->identity,
 		.seen = lb_now(),
@@ -115,6 +136,7 @@ static __always_inline int lb_flow_record(struct lb_flow_key *key, __u32 index,
 		return 0;
 	}
 	LB_COUNT_FLOW(inserts);
+	LB_COUNT_FLOWS(closes, state / LB_FLOW_CLOSED & 1);
 	return 1;
 }
 
@@ -168,7 +190,7 @@ static __always_inline int lb_unsettled_pick(struct lb_packet *packet, struct lb
 		index = former;
 	backend = lb_backend_at(index);
 	*picked = index;
-	if (index && backend && !lb_flow_record(&key, index, backend, syn, 0))
+	if (index && backend && !lb_flow_record(&key, index, backend, lb_flow_shown(packet, 0)))
 		*picked = former;
 	return LB_OK;
 }

@@ -14,7 +14,7 @@
  *   nat_flows   lb_flow_key -> lb_nat_flow           nat_marks   index -> struct lb_nat_mark
  *   fragments   lb_fragment_key -> lb_fragment       ways        hash -> struct lb_way
  *   handshakes  mark -> struct lb_handshake          watched     index -> struct lb_watch_count
- *   budget      0: struct lb_budget
+ *   budget      0: struct lb_budget                  unproven    lb_flow_key -> lb_affinity
  */
 #ifndef LB_MAPS_H
 #define LB_MAPS_H

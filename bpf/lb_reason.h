@@ -15,7 +15,7 @@
 	X(icmp_error,     FORWARD, "ICMP error about a flow, sent to whom it concerns") \
 	X(echo,           FORWARD, "echo request to a VIP, answered") \
 	X(refused,        FORWARD, "for a service that takes nothing now, answered by RST or unreachable") \
-	X(reset,          FORWARD, "of a flow whose backend went down, answered by RST") \
+	X(reset,          FORWARD, "of a flow whose backend went down, or that fullnat has no record of, answered by RST") \
 	X(too_big,        FORWARD, "too large for the way to its backend, answered by packet-too-big") \
 	X(not_ip,         PASS,    "neither IPv4 nor IPv6: ARP, LLDP and the like") \
 	X(other_family,   PASS,    "of an IP version that no service uses") \
@@ -36,7 +36,7 @@
 	X(bad_length,     DROP,    "for a service, with lengths that contradict each other") \
 	X(martian,        DROP,    "for a service, from an address that no client can have") \
 	X(no_backend,     DROP,    "for a service without a backend to take it") \
-	X(severed,        DROP,    "of a flow whose backend went down, and nothing that a RST can answer") \
+	X(severed,        DROP,    "of a flow that is to be reset, and nothing that a RST can answer") \
 	X(backends_full,  DROP,    "new flow while every backend is at max_connections") \
 	X(snat_exhausted, DROP,    "new flow of fullnat, and no port of snat_addresses is free for it") \
 	X(table_full,     DROP,    "new flow of fullnat while the flow table is full") \

@@ -26,7 +26,7 @@ struct lb_choice {
 #endif
 #if LB_TRACKED
 	struct lb_flow_key key; /* of a tracked service's flow */
-	struct lb_flow *flow; /* its record; NULL: made just now, or no room for one */
+	struct lb_flow *flow; /* its record; NULL: made just now, or none */
 #endif
 };
 
@@ -64,6 +64,8 @@ static __always_inline int lb_pick(struct lb_packet *packet, struct lb_stand *st
 		int end = lb_tracked_pick(packet, stand, ring, &choice->key, &choice->index,
 					  &choice->flow, family);
 
+		if (end == LB_UNKNOWN)
+			return LB_OK;
 		choice->begins = !choice->flow;
 		return end;
 	}

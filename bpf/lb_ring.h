@@ -27,6 +27,12 @@ static __always_inline __u32 lb_slot_state(__u32 slot)
 	return slot >> LB_SLOT_STATE_SHIFT;
 }
 
+/* Whether flows without a record may be a former backend's, so that they need one when they show. */
+static __always_inline int lb_slot_waits(__u32 slot)
+{
+	return lb_slot_state(slot) & LB_SLOT_UNSETTLED; /* SEVERED has the bit as well */
+}
+
 static __always_inline __u64 lb_host_order(const __be32 *words)
 {
 	return (__u64)bpf_ntohl(words[0]) << 32 | bpf_ntohl(words[1]);

@@ -6,6 +6,7 @@
 #ifndef LB_SCHEDULE_H
 #define LB_SCHEDULE_H
 
+#include "lb_client.h"
 #include "lb_flow.h"
 
 #if LB_TRACKED
@@ -13,6 +14,7 @@
 #define LB_TRIES 8 /* slots looked at for a backend that has room */
 #define LB_SAMPLES 8 /* slots that least_connections compares */
 #define LB_RESET_IT (~0U) /* no backend's index */
+#define LB_UNKNOWN -3 /* by the ring, without a record: see lb_tracked_pick() */
 
 /* One connection is counted where the service counts any. */
 static __always_inline int lb_takes_one(__u32 index, struct lb_stand *stand)
@@ -59,79 +61,32 @@ static __always_inline __u32 lb_scheduled(struct lb_ring *ring, struct lb_stand 
 	return lb_slot_backend(lb_slot_at(ring, hash));
 }
 
-#if LB_CLIENTS
-/* A client of a service, or the network that it is in: the key of `affinities`. */
-static __always_inline void lb_client_key(struct lb_flow_key *key, struct lb_flow_key *flow,
-					  struct lb_stand *stand)
-{
-	*key = *flow;
-	key->source_port = 0;
-	if (!(stand->flags & LB_SERVICE_PREFIX))
-		return;
-	if (flow->family == 4) {
-		key->source[0] &= bpf_htonl(0xffffff00);
-	} else {
-		key->source[2] = 0;
-		key->source[3] = 0;
-	}
-}
-
-/* The backend that a client is bound to, if it may have one more flow; else 0. */
-static __always_inline __u32 lb_client_backend(struct lb_ring *ring, struct lb_stand *stand,
-					       struct lb_flow_key *key)
-{
-	struct lb_affinity *known = bpf_map_lookup_elem(LB_MAP(affinities), key);
-	struct lb_backend *backend;
-
-	if (!known || lb_now() - known->seen > ring->head.affinity_s * LB_HZ)
-		return 0;
-	backend = lb_backend_if(known->backend, known->identity);
-	if (!backend || backend->flags & LB_BACKEND_NO_NEW)
-		return 0;
-	return lb_takes_one(known->backend, stand) ? known->backend : 0;
-}
-
-static __always_inline void lb_client_bind(struct lb_flow_key *key, __u32 index,
-					   struct lb_backend *backend)
-{
-	struct lb_affinity bond = {
-		.backend = index,
-		.identity = backend->identity,
-		.seen = lb_now(),
-	};
-
-	bpf_map_update_elem(LB_MAP(affinities), key, &bond, BPF_ANY);
-}
-
-/* A client with a living flow is remembered. */
-static __always_inline void lb_client_touch(struct lb_stand *stand, struct lb_flow_key *flow)
-{
-	struct lb_affinity *known;
-	struct lb_flow_key key;
-
-	lb_client_key(&key, flow, stand);
-	known = bpf_map_lookup_elem(LB_MAP(affinities), &key);
-	if (known)
-		known->seen = lb_now();
-}
-#endif
-
 /* For a new flow: sets the backend's index and counts the connection, or says why there is none. */
 static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *stand,
 				     struct lb_ring *ring, struct lb_flow_key *flow, __u32 *index)
 {
-	struct lb_backend *backend;
 	int end = LB_END(no_backend);
 
 	*index = 0;
 #if LB_CLIENTS
 	struct lb_flow_key client;
+	struct lb_affinity *bond;
+	int again = 0;
 
 	lb_client_key(&client, flow, stand);
 	if (stand->flags & LB_SERVICE_CLIENT) {
-		*index = lb_client_backend(ring, stand, &client);
-		if (*index)
+		bond = bpf_map_lookup_elem(LB_MAP(affinities), &client);
+		*index = lb_bond_backend(bond, ring);
+		if (*index && lb_takes_one(*index, stand)) {
+			bond->seen = lb_now();
+			return LB_OK;
+		}
+		bond = bpf_map_lookup_elem(LB_MAP(unproven), &client);
+		*index = lb_bond_backend(bond, ring);
+		if (*index && lb_takes_one(*index, stand)) {
+			again = packet->protocol == IPPROTO_UDP;
 			end = LB_OK;
+		}
 	}
 #endif
 #if LB_COUNTED
@@ -148,31 +103,29 @@ static __always_inline int lb_assign(struct lb_packet *packet, struct lb_stand *
 			break;
 		end = lb_takes_one(*index, stand) ? LB_OK : LB_END(backends_full);
 	}
-	if (end)
-		return end;
-	backend = lb_backend_at(*index);
-	if (!backend)
-		return LB_END(internal);
 #if LB_CLIENTS
-	if (stand->flags & LB_SERVICE_CLIENT)
-		lb_client_bind(&client, *index, backend);
+	if (!end && stand->flags & LB_SERVICE_CLIENT)
+		end = lb_client_bind(&client, *index, again);
 #endif
-	return LB_OK;
+	return end;
 }
 
 /*
  * The backend of a flow that has no record though it did not begin with this packet: it is older
- * than the tracking of its service, or its record was lost. The slot knows whose it was; 0: it does
- * not. LB_RESET_IT: it was one's that is down, and the flow is to be reset.
+ * than the tracking of its service, or its record was lost, or there is no such flow. The slot knows
+ * whose it was; 0: it does not. LB_RESET_IT: the flow is to be reset. It was one's that is down, or
+ * one of fullnat, without whose record nobody knows what its backend takes it for.
  */
 static __always_inline __u32 lb_older_flow(struct lb_packet *packet, struct lb_stand *stand,
-					   struct lb_ring *ring)
+					   __u32 slot)
 {
-	__u32 slot = lb_slot_at(ring, packet->hash), former = lb_slot_former(slot);
+	__u32 former = lb_slot_former(slot);
 	struct lb_backend *backend = lb_backend_at(former);
 
 	if (lb_is_syn(packet))
 		return 0;
+	if (LB_FULLNAT && stand->kind == LB_KIND_FULLNAT && packet->protocol == IPPROTO_TCP)
+		return LB_RESET_IT;
 	if (former && backend && backend->flags & LB_BACKEND_UP)
 		return former;
 	if (lb_slot_state(slot) == LB_SLOT_SEVERED && lb_severs(packet, stand))
@@ -192,7 +145,8 @@ static __always_inline int lb_goes_on(struct lb_flow *flow, struct lb_packet *pa
 /*
  * Sets the index of the flow's backend, and `known` to its record; NULL: the flow is new. `key`
  * comes out filled. A flow that finds no room in the table goes by the ring, which is as good a
- * place as any without a record.
+ * place as any without a record. LB_UNKNOWN: so does one that did not begin here, until its slot
+ * changes hands; anybody can send a packet that looks like that.
  */
 static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_stand *stand,
 					   struct lb_ring *ring, struct lb_flow_key *key,
@@ -203,17 +157,18 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	int both = stand->kind / LB_KIND_NAT; /* nat, fullnat: both directions pass here */
 	struct lb_backend *backend;
 	struct lb_flow *flow;
-	int end;
+	int end, recorded;
+	__u64 state;
 
 	lb_flow_key_of(key, packet, family);
 	flow = lb_flow_find(key);
 	if (flow && lb_goes_on(flow, packet)) {
 		if (lb_backend_if(flow->backend, flow->identity)) {
-			int first = lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, both);
+			int news = lb_flow_see(flow, packet, LB_FLOW_CLIENT_FIN, both);
 
 #if LB_CLIENTS
-			if (first && stand->flags & LB_SERVICE_CLIENT)
-				lb_client_touch(stand, key);
+			if (news && stand->flags & LB_SERVICE_CLIENT)
+				lb_client_prove(stand, key, flow, news);
 #endif
 			*index = flow->backend;
 			*known = flow;
@@ -229,9 +184,11 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	if (flow)
 		lb_flow_abandon(flow);
 	else
-		*index = lb_older_flow(packet, stand, ring);
+		*index = lb_older_flow(packet, stand, lb_slot_at(ring, packet->hash));
 	if (LB_RESET && *index == LB_RESET_IT)
 		return LB_END(severed);
+	if (*index && !lb_slot_waits(lb_slot_at(ring, packet->hash)))
+		return LB_UNKNOWN;
 	if (*index) {
 		if (counted)
 			lb_count_one(*index);
@@ -243,11 +200,12 @@ static __always_inline int lb_tracked_pick(struct lb_packet *packet, struct lb_s
 	backend = lb_backend_at(*index);
 	if (!backend)
 		return LB_END(internal);
-	if (!lb_flow_record(key, *index, backend, lb_is_syn(packet), counted)) {
-		if (counted)
-			lb_release(*index);
+	state = lb_flow_shown(packet, both) | counted * LB_FLOW_COUNTED;
+	recorded = lb_flow_record(key, *index, backend, state);
+	if (counted && (!recorded || state & LB_FLOW_CLOSED))
+		lb_release(*index);
+	if (!recorded)
 		*index = lb_slot_backend(lb_slot_at(ring, packet->hash));
-	}
 	return *index ? LB_OK : LB_END(no_backend);
 }
 

@@ -231,7 +231,7 @@ struct lb_active {
 };
 LB_SIZE(lb_active, 16);
 
-/* A flow as its client sends it. source_port 0 and a masked source: a client (affinities). */
+/* A flow as its client sends it. source_port 0 and a masked source: a client (affinities, unproven). */
 struct lb_flow_key {
 	__be32 source[4];
 	__be32 destination[4];
@@ -340,10 +340,11 @@ LB_SIZE(lb_way, 40);
  */
 struct lb_budget {
 	__u32 second; /* jiffies / LB_HZ */
-	__u32 left; /* packets, in this second */
+	__u32 left; /* packets that refuse, in this second */
+	__u32 left_too_big; /* and ones that say "too big" */
 	__u32 aside[10];
 	struct lb_return entry; /* too large for the stack (lb_fullnat.h) */
 };
-LB_SIZE(lb_budget, 100);
+LB_SIZE(lb_budget, 104);
 
 #endif

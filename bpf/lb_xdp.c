@@ -20,7 +20,8 @@
  *   LB_FLOWS    some service may need a record of some flow
  *   LB_TRACKED  some service records every flow; LB_CLIENTS: binds clients; LB_COUNTED: counts
  *   LB_BY_SOURCE, LB_ANY_PORT, LB_REJECT      some service hashes by source, takes any port, answers
- *   LB_RESET, LB_WATCH                        some service resets dead backends' flows, is watched
+ *   LB_RESET    some service resets dead backends' flows, or fullnat's that have no record
+ *   LB_WATCH    some service is watched
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/icmp.h>

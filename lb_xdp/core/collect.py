@@ -78,6 +78,19 @@ def _void(values: Records, identities: npt.NDArray[np.uint32]) -> Mask:
     return void
 
 
+def strays(keys: Records, services: Mapping[ServiceKey, Traits]) -> Mask:
+    """Say of each record whether it is of a service that records nothing (``session.flows: none``).
+
+    It did when the flow was recorded. Should it record again, a later flow between the same ends
+    would be taken for that one. ``services`` must be all there are, as in ``recorded_slots``.
+    """
+    stateless = np.array([*(has.stateless for has in services.values()), False], bool)
+    if not stateless.any():
+        return np.zeros(len(keys), bool)
+    stray: Mask = stateless[owners(keys, list(services))]
+    return stray
+
+
 def by_backend(values: Records, chosen: Mask, indices: int) -> npt.NDArray[np.int64]:
     """Return by backend index how many of the chosen records name it; ``indices`` is the length."""
     backends = values["backend"][chosen]

@@ -24,7 +24,7 @@ import numpy as np
 
 from lb_xdp.core.model import IPV4
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.bench_frames import Traffic, bench_layout, ip_checksums
+from lb_xdp.datapath.bench_frames import Traffic, beginning, bench_layout, ip_checksums
 from lb_xdp.datapath.compile import compile_functions
 from lb_xdp.datapath.layout import source_dir
 from lb_xdp.datapath.load import Program, load_program
@@ -115,11 +115,19 @@ class Harness:
         only some.
         """
         flows = len(case.traffic.flows)
+        if number == 0:
+            self._open(case)
         self._prepare(case, number * repeat % flows)
         if number == 0:
             self._run(case, flows)
         runs = max(1, repeat // _RUN)
         return [self._run(case, min(repeat, _RUN)).duration_ns for _ in range(runs)]
+
+    def _open(self, case: Case, flows: int | None = None) -> None:
+        """Begin the flows, or the first ones: a service that records flows knows them then."""
+        opening = case._replace(traffic=beginning(case.traffic))
+        self._prepare(opening)
+        self._run(opening, flows or len(case.traffic.flows))
 
     def _run(self, case: Case, repeat: int) -> syscall.TestRun:
         restore = self._programs[_RESTORE[case.traffic.family]].fd
@@ -137,6 +145,7 @@ class Harness:
 
     def action(self, case: Case) -> int:
         """Return the XDP action that the first flow's packet gets."""
+        self._open(case, 1)
         self._prepare(case)
         return self._run(case, 1).action
 

@@ -8,7 +8,7 @@ Addresses and ports are host-order values of ``ipaddress`` and ``int``.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
@@ -31,6 +31,7 @@ CLIENT_PORT = 49_152
 _PORTS_EACH = 16
 _TTL = 64
 _ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
+_SYN, _ACK = 0x02, 0x10
 _PAYLOAD = bytes(18)
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
@@ -87,6 +88,16 @@ def to_service(
     return Traffic(frame, client.version, value)
 
 
+def beginning(traffic: Traffic) -> Traffic:
+    """Return the first packets of the same flows: of TCP, SYNs."""
+    at, header = (23, 34) if traffic.family == IPV4 else (20, 54)
+    if traffic.frame[at] != _TCP:
+        return traffic
+    flags = header + 13
+    frame = traffic.frame[:flags] + bytes([_SYN]) + traffic.frame[flags + 1 :]
+    return replace(traffic, frame=frame)
+
+
 def ip_checksums(traffic: Traffic) -> NDArray[np.uint16]:
     """Return the checksum of the IPv4 header for each flow, in host order."""
     header = np.frombuffer(traffic.frame[14:34], ">u2").astype(np.uint32)
@@ -130,7 +141,7 @@ def _transport(kind: Kind, version: int, ends: bytes, ports: tuple[int, int]) ->
         head = struct.pack("!HHHH", *ports, 8 + len(_PAYLOAD), 0)
     else:
         protocol, at = _TCP, 16
-        flags = 0x02 if kind is Kind.SYN else 0x10
+        flags = _SYN if kind is Kind.SYN else _ACK
         head = struct.pack("!HHIIBBHHH", *ports, 1, 1, 0x50, flags, 0xFFFF, 0, 0)
     l4 = head + _PAYLOAD
     pseudo = b"" if protocol == _ICMP else ends + struct.pack("!II", len(l4), protocol)

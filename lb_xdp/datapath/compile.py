@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from lb_xdp.core.desired import Structure
-from lb_xdp.core.model import ANY_PORT
+from lb_xdp.core.model import ANY_PORT, Mode
 from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.datapath.bcc_child import EXIT_NO_BCC
 from lb_xdp.datapath.headers import Headers, find_headers
@@ -65,6 +65,7 @@ MAP_NAMES = (
     "budget",
     "handshakes",
     "watched",
+    "unproven",
 )
 
 
@@ -143,7 +144,7 @@ def features(structure: Structure) -> frozenset[str]:
         "BY_SOURCE": any(traits.by_source for traits in each),
         "ANY_PORT": any(key.port == ANY_PORT for key in services),
         "REJECT": any(traits.reject for traits in each),
-        "RESET": any(traits.reset for traits in each),
+        "RESET": any(traits.reset or traits.mode is Mode.FULLNAT for traits in each),
         "WATCH": any(traits.watched for traits in each),
     }
     return frozenset(used | {name for name, needed in wanted.items() if needed})

@@ -19,6 +19,7 @@ from lb_xdp.core.collect import (
     forgotten,
     over,
     recorded_slots,
+    strays,
     unreleased,
 )
 from lb_xdp.core.desired import Traits
@@ -62,7 +63,7 @@ def collect(
         hz=jiffies_per_s(),
         times=times,
         identities=identities,
-    )
+    ) | strays(keys, services)
     expired = _remove(maps["flows"], keys, values, gone)
     _charge_off(maps["limits"], expired, identities)
     _sweep_returns(maps, *ports, keys[~gone], values[~gone])
@@ -109,10 +110,8 @@ def _charge_off(limits: BpfMap, expired: Values, identities: NDArray[np.uint32])
     mine = identities[backends] == expired["identity"]
     open_still = expired["backend"][unreleased(expired) & mine]
     for index, count in zip(*np.unique(open_still, return_counts=True), strict=True):
-        held = limits.read(int(index))
-        if held is not None:
+        with limits.edit(int(index)) as held:  # whose other fields the controller writes meanwhile
             held["expired"] += np.uint64(count)
-            limits.write(int(index), held)
 
 
 def _sweep_returns(

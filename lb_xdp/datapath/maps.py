@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +36,9 @@ MAX_DEVICES = 64
 MAX_SNATS = 256
 CLIENTS = 262_144
 """Clients that affinity remembers."""
+
+UNPROVEN = 32_768
+"""Clients of whom only first packets have been seen."""
 
 FRAGMENTED = 16_384
 """Fragmented packets under way at once."""
@@ -142,6 +147,7 @@ def persistent_specs(flow_entries: int, way_bits: int) -> tuple[MapSpec, ...]:
         MapSpec("budget", per_cpu, u32, structs["lb_budget"], 1),
         MapSpec("devices", MapType.DEVMAP_HASH, u32, u32, MAX_DEVICES),
         MapSpec("handshakes", array, u32, structs["lb_handshake"], handshakes),
+        MapSpec("unproven", lru, key, bonds, UNPROVEN),
         MapSpec("watched", watched, u32, structs["lb_watch_count"], INDICES, NO_PREALLOC),
     )
 
@@ -152,6 +158,7 @@ class BpfMap:
     def __init__(self, spec: MapSpec, fd: int) -> None:
         self.spec = spec
         self.fd = fd
+        self._edited = Lock()
 
     @classmethod
     def create(cls, spec: MapSpec) -> Self:
@@ -233,11 +240,12 @@ class BpfMap:
         self._write_batch(keys, values[: len(keys)])
 
     def clear(self, keys: Collection[int]) -> None:
-        """Write zeros to many elements, on all CPUs."""
+        """Write zeros to many elements, on all CPUs. Takes turns with ``edit``."""
         if not keys:
             return
         cpus = possible_cpus() if self.spec.per_cpu else 1
-        self._write_batch(keys, np.zeros((len(keys), cpus), dtype=_aligned(self.spec)))
+        with self._edited:
+            self._write_batch(keys, np.zeros((len(keys), cpus), dtype=_aligned(self.spec)))
 
     def _write_batch(self, keys: Collection[int], values: Values) -> None:
         try:
@@ -252,6 +260,19 @@ class BpfMap:
         if not syscall.map_lookup(self.fd, self._key(key), data):
             return None
         return data["value"] if self.spec.per_cpu else data
+
+    @contextmanager
+    def edit(self, key: object) -> Iterator[Values]:
+        """Lend one element to be changed, and write it when the block ends. Raises MapError.
+
+        Threads that edit elements of the same open map take turns; ``write`` waits for nobody.
+        """
+        with self._edited:
+            held = self.read(key)
+            if held is None:
+                raise MapError(f"map {self.spec.name}[{key}]: there is none")
+            yield held
+            self.write(key, held)
 
     def delete(self, key: object) -> bool:
         """Delete one element; False if there was none. Raises MapError."""

@@ -63,13 +63,10 @@ def _flags(identity: BackendId, record: BackendRecord) -> int:
 
 
 def write_limit(limits: BpfMap, index: int, record: BackendRecord) -> None:
-    """Write what a backend is allowed; what has expired is carried over."""
-    held = limits.read(index)
-    value = np.zeros((), dtype=layout().structs["lb_limit"])
-    value["expired"] = 0 if held is None else held["expired"][0]
-    value["connections"], value["resume"] = record.limit, record.resume
-    value["weight"] = record.weight
-    limits.write(index, value)
+    """Write what a backend is allowed. What has expired is the collector's and stays."""
+    with limits.edit(index) as held:
+        held["connections"], held["resume"] = record.limit, record.resume
+        held["weight"] = record.weight
 
 
 def write_limits(limits: BpfMap, records: Mapping[int, BackendRecord]) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from threading import Thread
 
 import pytest
 from scapy.layers.inet import IP, TCP
 
 from lb_xdp.core.collect import over as judge
 from lb_xdp.core.desired import traits
-from lb_xdp.core.model import Algorithm, BackendKey, FlowTable, Mode
+from lb_xdp.core.model import Algorithm, BackendKey, FlowTable, Mode, Session
+from lb_xdp.core.settle import UNSETTLED
 from lb_xdp.datapath import counters
 from lb_xdp.datapath import flows as module
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.flows import Collected, collect
-from tests.bpf.test_tracking import number_of, reply, request
+from lb_xdp.datapath.maps import BpfMap, Values
+from tests.bpf.test_tracking import number_of, put, reply, request
 from tests.support.program import (
     INNER,
     LoadedProgram,
@@ -129,7 +133,7 @@ def test_a_half_closed_connection_goes_on(
     ("other", "told_by", "let_in"),
     [
         (True, "controller", 3),
-        (True, "program", 0),  # the three flows go on there, placed anew
+        (True, "program", 3),  # the three flows are placed anew there by what ends them
         (False, "controller", 3),
         (False, "program", 6),  # the three that end were not counted any more
     ],
@@ -159,3 +163,48 @@ def test_an_index_given_to_another_backend_owes_nothing(
                 assert loaded.run(request("R", port)).reason == "forwarded"
         sent = [loaded.run(request("S", port)).reason for port in range(6000, 6010)]
         assert sent == ["forwarded"] * let_in + ["backends_full"] * (10 - let_in)
+
+
+def test_a_backend_is_given_back_connections_while_its_limit_changes(
+    wire: Wire, meanwhile: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look charges off what ended in silence, in its thread, while the controller writes."""
+    web = service(Mode.DSR, backends=[1], max_connections=3)
+    with LoadedProgram(wire, web) as loaded:
+        loaded.run(request("S"))
+        limits, read = loaded.maps["limits"], BpfMap.read
+        meanwhile(lambda: None)
+        looks: list[Thread] = []
+
+        def slow(self: BpfMap, key: object) -> Values | None:
+            held = read(self, key)
+            if self is limits and not looks:
+                looks.append(Thread(target=look, args=(loaded,)))
+                looks[0].start()
+                looks[0].join(0.5)  # it has to wait for the writer
+            return held
+
+        monkeypatch.setattr(BpfMap, "read", slow)
+        identity = loaded.identity(web, 1)
+        record = replace(loaded.desired.records[identity], limit=5)
+        loaded.generation.write_record(identity, loaded.plan.indices[identity], record)
+        looks[0].join()
+        assert loaded.counts(web, 1).connections == 0
+        _, held = limits.read_all()
+        assert held["connections"][loaded.plan.indices[identity]] == 5
+
+
+def test_records_of_a_service_that_records_no_more(wire: Wire) -> None:
+    """They go at once; those of other services stay."""
+    web, other = service(Mode.DSR), service(Mode.DSR, 443, name="other")
+    with LoadedProgram(wire, web, other) as loaded:
+        for one in (web, other):
+            put(loaded, one, 2, UNSETTLED)
+            frame = request("A")
+            frame[TCP].dport = one.port
+            assert number_of(loaded.run(frame)) == 2
+        told = replace(web, session=Session(flows=False)), other
+        loaded.config = replace(loaded.config, services=told)
+        found = look(loaded)
+        assert (found.removed, found.entries) == (1, 1)
+        assert loaded.maps["flows"].read_all()[0]["destination_port"].tolist() == [443]

@@ -22,7 +22,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from lb_xdp.core.model import Mode, NoBackend, Protocol
+from lb_xdp.core.model import Address, Mode, NoBackend, Protocol
 from lb_xdp.datapath import syscall
 from tests.support.program import (
     CLIENT,
@@ -102,7 +102,7 @@ def assert_right(frame: bytes) -> None:
 @pytest.mark.parametrize("tags", [Dot1Q(vlan=7), Dot1AD(vlan=9) / Dot1Q(vlan=7)])
 def test_tags_are_kept(wire: Wire, mode: Mode, family: int, tags: Packet) -> None:
     """A tagged packet leaves as the plain one does, its tags between MACs and packet."""
-    plain = from_client(family, TCP(sport=4001, dport=80, flags="A") / payload(30))
+    plain = from_client(family, TCP(sport=4001, dport=80, flags="S") / payload(30))
     tagged = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / tags.copy() / plain.payload.copy()
     with load(wire, mode, family) as loaded:
         wanted, found = loaded.run(plain), loaded.run(tagged)
@@ -115,7 +115,7 @@ def test_tags_are_kept(wire: Wire, mode: Mode, family: int, tags: Packet) -> Non
 @pytest.mark.parametrize("mode", MODES)
 def test_ipv4_options_are_kept(wire: Wire, mode: Mode) -> None:
     """A packet with IPv4 options goes to the backend of its flow, options and all."""
-    layer = TCP(sport=4002, dport=80, flags="A") / payload(30)
+    layer = TCP(sport=4002, dport=80, flags="S") / payload(30)
     with load(wire, mode, 4) as loaded:
         plain = loaded.run(from_client(4, layer))
         found = loaded.run(from_client(4, layer, options=[IPOption_NOP()] * 12))
@@ -409,6 +409,26 @@ def test_answers_have_a_budget(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_flood_of_what_is_refused_stops_no_path_mtu_discovery(wire: Wire, family: int) -> None:
+    """Too big has a budget of its own: hosts hear of it while no more refusals are sent."""
+    wanted = Mode.IPIP, (1, 2, 3), NoBackend.DROP
+    refused = Mode.IPIP, (9,), NoBackend.REJECT
+    at: Address = VIP if family == 4 else VIP6
+    services = [
+        service(mode, port, vip=at, backends=who, no_backend=nobody, name=str(port))
+        for port, (mode, who, nobody) in ((80, wanted), (81, refused))
+    ]
+    large = from_client(family, TCP(sport=4008, dport=80, flags="A") / payload(1460))
+    flood = from_client(family, TCP(sport=4008, dport=81, flags="S"))
+    with LoadedProgram(wire, *services, down=(9,)) as loaded:
+        for _ in range(3):  # a second may end between the flood and what follows
+            spent = 0
+            while spent < 2:
+                spent += loaded.run(flood).reason == "unanswered"
+            assert loaded.run(large).reason == "too_big"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("quote", [8, 20, 60])
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 @pytest.mark.parametrize("mode", MODES)
@@ -656,7 +676,7 @@ def test_an_error_from_a_backend_to_a_vip_is_not_about_a_client(wire: Wire, fami
 @pytest.mark.parametrize("mode", MODES)
 def test_every_truncation_is_survived(wire: Wire, mode: Mode, family: int) -> None:
     """Cut at any octet, no packet is forwarded that claims more than it has."""
-    layer = TCP(sport=4013, dport=80, flags="A") / payload(9)
+    layer = TCP(sport=4013, dport=80, flags="S") / payload(9)
     sent = header(family, vip(family), client(family)) / TCP(sport=80, dport=4013) / payload(20)
     tagged = Ether(src=CLIENT_MAC, dst=GATEWAY_MAC) / Dot1AD() / Dot1Q()
     odd = (

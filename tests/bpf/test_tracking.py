@@ -11,6 +11,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
+from lb_xdp.core.collect import CLIENT_FIN, CLOSED, COUNTED, OPENING
 from lb_xdp.core.model import Algorithm, Mode, NoBackend, OnBackendDown, Protocol, Service
 from lb_xdp.core.settle import MARKED, SETTLED, SEVERED, UNSETTLED, current_of, pack
 from tests.support.program import (
@@ -201,10 +202,46 @@ def test_a_full_table_sends_new_flows_by_the_ring(wire: Wire) -> None:
         assert set(reasons) == {"forwarded", "table_full"}
 
 
+def states(loaded: LoadedProgram) -> dict[int, int]:
+    """Return the state bits of the records, by the client's port."""
+    keys, values = loaded.maps["flows"].read_all()
+    return dict(zip(keys["source_port"].tolist(), values["state"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("web", "counted", "fin"),
+    [
+        (service(Mode.DSR), 0, CLIENT_FIN | CLOSED),
+        (service(Mode.NAT), 0, CLIENT_FIN | CLOSED),
+        (service(Mode.DSR, max_connections=9), COUNTED, CLIENT_FIN | CLOSED),
+        (service(Mode.NAT, max_connections=9), COUNTED, CLIENT_FIN),
+    ],
+    ids=["dsr", "nat", "dsr, tracked", "nat, tracked"],
+)
+def test_a_flow_that_shows_itself_by_its_end(
+    wire: Wire, web: Service, counted: int, fin: int
+) -> None:
+    """It is recorded as one that ends, and counted only while the backend's FIN is waited for."""
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 2, UNSETTLED)
+        for port, flags in enumerate(("A", "FA", "R", "RA", "S")):
+            assert number_of(loaded.run(request(flags, port))) == (1 if flags == "S" else 2)
+        opening = states(loaded).pop(4)
+        assert opening == OPENING | counted
+        assert {port: states(loaded)[port] for port in range(4)} == {
+            0: counted,
+            1: fin | counted,
+            2: CLOSED | counted,
+            3: CLOSED | counted,
+        }
+        open_still = sum(not state & CLOSED for state in states(loaded).values())
+        connections = sum(loaded.counts(web, n).connections for n in (1, 2, 3))
+        assert connections == (open_still if counted else 0)
+
+
 RESETTING = {
     "dsr": service(Mode.DSR, on_backend_down=OnBackendDown.RESET),
     "nat": service(Mode.NAT, backend_port=8080, on_backend_down=OnBackendDown.RESET),
-    "fullnat": service(Mode.FULLNAT, backend_port=8080, on_backend_down=OnBackendDown.RESET),
     "turns": service(
         Mode.DSR, algorithm=Algorithm.ROUND_ROBIN, on_backend_down=OnBackendDown.RESET
     ),
@@ -255,6 +292,59 @@ def test_a_record_of_a_dead_backend_resets_its_flow(wire: Wire, web: Service, st
         assert number_of(loaded.run(request("A", 2))) == 3
         assert number_of(loaded.run(request("S", 1))) == 1
         assert number_of(loaded.run(request("A", 1))) == 1
+
+
+@pytest.mark.parametrize("state", [SETTLED, UNSETTLED, MARKED, SEVERED])
+def test_fullnat_resets_what_has_no_record(wire: Wire, state: int) -> None:
+    """Whatever the slot says: the port that its backend knew it by is lost. A SYN begins anew."""
+    web = service(Mode.FULLNAT)
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 0 if state in {SETTLED, MARKED} else 2, state)
+        outcome = loaded.run(request("PA", 1))
+        assert (outcome.action, outcome.reason) == ("tx", "reset")
+        assert outcome.packet[TCP].flags == "R"
+        assert loaded.run(request("R", 1)).reason == "severed"
+        assert len(loaded.maps["flows"].read_all()[0]) == 0
+        assert [loaded.run(request(flags, 1)).reason for flags in "SA"] == ["forwarded"] * 2
+
+
+def test_fullnat_resets_flows_of_a_dead_backend(wire: Wire) -> None:
+    """Where its service says so, as often as the client asks."""
+    web = service(Mode.FULLNAT, on_backend_down=OnBackendDown.RESET)
+    with LoadedProgram(wire, web) as loaded:
+        put(loaded, web, 0, SETTLED)
+        assert [number_of(loaded.run(request(flags, 1))) for flags in "SA"] == [1, 1]
+        turn(loaded, web, 1, up=False)
+        assert [loaded.run(request("PA", 1)).reason for _ in range(3)] == ["reset"] * 3
+
+
+COUNTING = {
+    "dsr": service(Mode.DSR, max_connections=50),
+    "gue": service(Mode.GUE, algorithm=Algorithm.LEAST_CONNECTIONS),
+    "nat": service(Mode.NAT, backend_port=8080, max_connections=50),
+}
+
+
+@pytest.mark.parametrize("web", COUNTING.values(), ids=COUNTING.keys())
+def test_what_did_not_begin_here_is_neither_recorded_nor_counted(wire: Wire, web: Service) -> None:
+    """It goes by the ring until its slot changes hands, and is recorded if it shows itself then."""
+
+    def state_of_things() -> tuple[int, int, int]:
+        counts = [loaded.counts(web, n) for n in (1, 2, 3)]
+        records = len(loaded.maps["flows"].read_all()[0])
+        return records, sum(c.connections for c in counts), sum(c.flows for c in counts)
+
+    with LoadedProgram(wire, web) as loaded:
+        for state in (SETTLED, MARKED):
+            put(loaded, web, 0, state)
+            for port in range(200):
+                outcome = loaded.run(request("A", port))
+                assert (outcome.reason, outcome.packet.dst[-2:]) == ("forwarded", "0b")
+            assert state_of_things() == (0, 0, 0)
+        put(loaded, web, 2, UNSETTLED)
+        for port in range(3):
+            assert loaded.run(request("A", port)).packet.dst[-2:] == "0c"
+        assert state_of_things() == (3, 3, 3)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def assert_meanings(kernel: Kernel) -> None:
 def assert_ways(kernel: Kernel, before: Kernel) -> None:
     """Who is named by a program can be reached by an interface that runs one.
 
+    The former backend of a severed slot is down and gets nothing, so it needs no way.
     Of programs on interfaces that were there before: one on a new interface sees its first packet
     when the others are just being put in place. The former backend of a severed slot gets none.
     """

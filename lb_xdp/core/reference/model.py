@@ -274,6 +274,8 @@ class Model:
         if not self._blank and (has.tracked or state != SETTLED):
             raise UndecidedError("a record may stand")
         midway = inside.protocol == TCP and not _is_syn(envelope, inside)
+        if midway and has.mode is Mode.FULLNAT:
+            raise _SeveredError  # its record knew what its backend takes it for
         if state not in {SETTLED, MARKED} and not _is_syn(envelope, inside):
             old = self._by_index.get(former)
             if old is not None and self._records[old].up:
@@ -319,7 +321,7 @@ class Model:
 
     @staticmethod
     def _reset(envelope: Envelope, inside: Inside, ingress: int) -> Outcome:
-        """Judge a packet of a flow whose backend is down, where such flows are reset."""
+        """Judge a packet of a flow that is to be reset."""
         if not _takes_reset(envelope, inside):
             return dropped("severed")
         return answered("reset", ingress)
@@ -353,7 +355,7 @@ class Model:
 
 
 class _SeveredError(Exception):
-    """The flow's backend is down, and the flow is to be reset."""
+    """The flow's backend is down, or unknown to fullnat, and the flow is to be reset."""
 
 
 def _takes_reset(envelope: Envelope, inside: Inside) -> bool:

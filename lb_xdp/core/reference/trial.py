@@ -108,6 +108,10 @@ class Trial:
             identification=self._made & 0xFFFF,
         )
 
+    def _forwarded(self, service: ServiceKey) -> int:
+        """Return the flags of segments that are forwarded: fullnat knows flows by their SYN."""
+        return SYN if self._structure.services[service].mode is Mode.FULLNAT else ACK
+
     def _of(self, service: ServiceKey) -> Iterator[bytes]:
         for _ in range(max(_FLOWS // len(self._services), _FEWEST_FLOWS)):
             yield self._frame(self._request(service))
@@ -126,16 +130,17 @@ class Trial:
         yield self._frame(self._request(service), VLAN)
         yield self._frame(self._request(service), SERVICE_VLAN, VLAN)
         yield self._frame(self._request(service, b"padded")) + bytes(9)
-        yield self._frame(self._request(service, bytes(1400), ACK))
-        yield self._frame(self._request(service, bytes(3000), ACK))
+        for octets in (1400, 3000):
+            yield self._frame(self._request(service, bytes(octets), self._forwarded(service)))
         for mac in (_VRRP_MAC, _STRANGER_MAC):
             yield ethernet(self._request(service), mac, _CLIENT_MAC)
 
     def _behind_headers(self, service: ServiceKey) -> Iterator[bytes]:
+        flags = self._forwarded(service)
         if service.vip.version == IPV4:
             yield self._frame(self._request(service, extra=ROUTER_ALERT))
-            yield self._frame(self._request(service, bytes(64), ACK, fragment=0x2000))
-            yield self._frame(self._request(service, bytes(64), ACK, fragment=0x0010))
+            yield self._frame(self._request(service, bytes(64), flags, fragment=0x2000))
+            yield self._frame(self._request(service, bytes(64), flags, fragment=0x0010))
             return
         protocol = service.protocol.number
         for number in range(len(EXTENSIONS)):
@@ -144,7 +149,7 @@ class Trial:
         yield self._frame(self._request(service, extra=extensions((0, 1, 2), protocol)))
         for offset in (0, 64):
             extra = fragment_header(protocol, offset, more=True, identification=self._made)
-            yield self._frame(self._request(service, bytes(64), ACK, extra=extra))
+            yield self._frame(self._request(service, bytes(64), flags, extra=extra))
 
     def _refused(self, service: ServiceKey) -> Iterator[bytes]:
         for ttl in (1, 2):
