@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
+from lb_xdp.core.change import shared
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.model import Config, ServiceKey
 from lb_xdp.core.plan import Plan
@@ -99,7 +100,7 @@ class Changes:
         before, present = self._passage.config, self._ledger.present
         moved = None
         await self._passage.meanwhile(self._naming.ask(to.config, present.config))
-        config = self._naming.resolved(to.config)
+        config = shared(before, self._naming.resolved(to.config))
         try:
             async with self._passage.towards(config):
                 kept = held()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from lb_xdp.core.availability import Availability, BackendName
 from lb_xdp.core.event import Event, EventFilter, EventKind
-from lb_xdp.core.snapshot import ServiceStatus, Snapshot, State
+from lb_xdp.core.snapshot import Share, Snapshot, State
 from lb_xdp.journal import Journal
 from lb_xdp.witness import log_event
 
@@ -49,16 +49,11 @@ class Chronicle:
         """Return events that are wanted; if there is none, wait for one."""
         return await self._journal.select(wanted, wait_s=wait_s)
 
-    def completed(self, snapshot: Snapshot) -> Snapshot:
-        """Return a snapshot that says how much of the time backends were up, and what is amiss."""
-        services = tuple(self._completed(s, snapshot.timestamp_s) for s in snapshot.services)
-        trouble = filter(None, [self._journal.trouble])
-        return replace(snapshot, services=services, notices=(*snapshot.notices, *trouble))
+    def shares(self, service: str, backend: str, now_s: float) -> dict[str, Share]:
+        """Return how much of the time a backend was up, by window."""
+        return self._availability.shares(BackendName(service, backend), now_s)
 
-    def _completed(self, service: ServiceStatus, now_s: float) -> ServiceStatus:
-        shares = self._availability.shares
-        backends = tuple(
-            replace(backend, availability=shares(BackendName(service.name, backend.name), now_s))
-            for backend in service.backends
-        )
-        return replace(service, backends=backends)
+    def completed(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot that says what is amiss with the journal."""
+        trouble = filter(None, [self._journal.trouble])
+        return replace(snapshot, notices=(*snapshot.notices, *trouble))

@@ -59,7 +59,7 @@ from lb_xdp.live_flows import LiveFlows
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
-from lb_xdp.native import fastest_fill
+from lb_xdp.native import fastest_fill, give_memory_back
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.passage import Passage
@@ -69,6 +69,7 @@ from lb_xdp.probes.prober import Prober
 from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
+from lb_xdp.ring_book import RingBook
 from lb_xdp.store import Store
 from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
@@ -78,14 +79,11 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
-_SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
-_NAMES_RETRY_S = 5.0  # how soon addresses that were refused are tried again
 _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
 _SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
-_FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
@@ -181,7 +179,9 @@ class Daemon:
             await self._follower.set_targets(addresses(self._reconciler.whole))
             with suppress(StoppedError):
                 await self._start(stack)
+                self._tidying = asyncio.create_task(self._tidy())
                 await self._turns.work(self._cycle)
+                await self._tidy()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
 
@@ -195,7 +195,8 @@ class Daemon:
             flow_entries=gateway.flow_table.entries,
         )
         stack.callback(self._datapath.close)
-        observed = self._datapath.observe()
+        self._ring_book = RingBook(self._directory)
+        observed = self._ring_book.completed(self._datapath.observe())
         store = Store(self._directory)
         kept = store.load()
         self._reconciler = Reconciler(
@@ -214,6 +215,7 @@ class Daemon:
         self._names = self._present_names()
         self._collector = Collector(self._reconciler, self._datapath, self._turns.changed.set)
         self._reporter = Reporter(self._reconciler, self._datapath, self._collector, self._layers)
+        self._reporter.shares = self._chronicle.shares
         self._flows = LiveFlows(self._reconciler, self._datapath)
 
     def _prepare_for_changes(self, stack: AsyncExitStack) -> None:
@@ -297,6 +299,11 @@ class Daemon:
         await self._ledger.catch_up()
         self._confirmation.begin()
 
+    async def _tidy(self) -> None:
+        """Let the daemon that starts next know what it need not build; hold no memory for it."""
+        await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
+        await asyncio.to_thread(give_memory_back)
+
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
         observed = self._reconciler.observed
@@ -334,11 +341,11 @@ class Daemon:
         if not self._probing.changing:  # a reload that is under way has its generation ready
             self._reconciler.let_go()
         try:
-            plan, _ = self._reconciler.plan()
-            if plan.build:  # which may take the compiler a second: probes must not wait for it
-                await asyncio.to_thread(self._datapath.prepare, plan)
+            if not self._reconciler.cycle_in_place():
+                plan, _ = self._reconciler.plan()  # which may take the compiler a second:
+                await asyncio.to_thread(self._datapath.prepare, plan)  # probes must not wait
                 self._look()
-            self._reconciler.cycle()
+                self._reconciler.cycle()
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)
@@ -406,7 +413,7 @@ class Daemon:
 
     async def reload(self, wish: ReloadWish) -> Outcome:
         """Go to another configuration, all or nothing; the Controller's part of the API."""
-        return await self._in_turn(wish.match, lambda: self._reload(wish))
+        return await self._in_turn(wish.match, lambda: self._reload(wish), complete=True)
 
     async def confirm(self, author: str, match: Match) -> str:
         """Keep a change that waits for it; the Controller's part of the API."""
@@ -456,17 +463,20 @@ class Daemon:
         """Remove program and pins, and end; the Controller's part of the API."""
         await self._in_turn(match, self._detach)
 
-    async def _in_turn(self, match: Match, change: Callable[[], Awaitable[Result]]) -> Result:
+    async def _in_turn(
+        self, match: Match, change: Callable[[], Awaitable[Result]], *, complete: bool = False
+    ) -> Result:
         """Make a change in its turn, unless another one came first. Raises StaleError then.
 
-        The look and the change are one turn, so nothing comes in between.
+        The look and the change are one turn, so nothing comes in between. One that is ``complete``
+        by itself is answered before the next cycle.
         """
 
         async def carry_out() -> Result:
             refuse_stale(match, self.revision())
             return await change()
 
-        return await self._turns.in_turn(carry_out)
+        return await self._turns.in_turn(carry_out, complete=complete)
 
     def _stop(self) -> None:
         _log.info("told to stop: what forwards goes on")
@@ -507,6 +517,7 @@ class Daemon:
         self._forget_gone()
         self._find()
         await self._keep_up()
+        self._tidying = asyncio.create_task(self._tidy())
 
     def _require_ways(self, config: Config) -> None:
         """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""

@@ -26,7 +26,9 @@ class ProberPort(Protocol):
 
     @property
     def begins_within_s(self) -> float: ...  # noqa: D102 - see Prober
-    def set_targets(self, targets: Mapping[TargetId, Target]) -> None: ...  # noqa: D102 - see Prober
+    def set_targets(  # noqa: D102 - see Prober
+        self, targets: Mapping[TargetId, Target], known: Collection[TargetId] = ()
+    ) -> None: ...
 
 
 class CourierPort(Protocol):
@@ -85,7 +87,8 @@ class Probing:
     def again(self) -> None:
         """Let the prober follow when somebody is to be probed, or left alone, who was not."""
         self.lead()
-        self.prober.set_targets(self._reconciler.probed(*self._configs))
+        targets = self._reconciler.probed(*self._configs)
+        self.prober.set_targets(targets, known=self._reconciler.decided(targets))
 
     async def carry(self, *configs: Config) -> None:
         """Be ready for probes through the datapath. Raises HostError; then nothing has changed."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.damping import STEADY, FlapState, dampings, on_change
+from lb_xdp.core.damping import Holds
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.goals import Goals
 from lb_xdp.core.health import (
     NO_ADVICE,
     Advice,
@@ -50,9 +51,10 @@ from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, state_counts, unmark, was_before
+from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, unmark, was_before
 from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import ServiceStanding, Standing, at_start
+from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.errors import DatapathError
@@ -98,7 +100,8 @@ class Reconciler:
         self.rings = rings or Rings()
         self.failovers = 0
         self.ring_build_s = 0.0
-        self._settling: dict[ServiceKey, tuple[RingImage, tuple[int, int]]] = {}
+        self._goals = Goals()
+        self._tallies = Tallies()
         self._arrived = False
         self._datapath = datapath
         self._build = build
@@ -108,8 +111,7 @@ class Reconciler:
         self._witness = Witness(record)
         self._judge = Judge()
         self._health: dict[TargetId, HealthState] = {}
-        self._flaps: dict[TargetId, FlapState] = {}
-        self._held: set[TargetId] = set()
+        self._holds = Holds()
         self._probe_s: dict[TargetId, float] = {}
         self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
@@ -164,8 +166,7 @@ class Reconciler:
         self._members = members(self.whole)
         self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
         self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
-        self._dampings = dampings(self.whole)
-        self._flaps = {t: flaps for t, flaps in self._flaps.items() if t in self._dampings}
+        self._holds.adopt(self.whole)
 
     def _lingering_after(self, config: Config) -> Held:
         return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
@@ -314,39 +315,20 @@ class Reconciler:
         )
         return frozenset(t for t, record in found if record and record.up and not record.no_new)
 
-    # Flap damping.
-
     def _note_change(self, target: TargetId) -> None:
         """Count a change of health; one too many holds the backend down."""
-        damping = self._dampings.get(target)
-        if damping is None:
-            return
-        now_s, before = self._clock(), self._flaps.get(target, STEADY)
-        self._flaps[target] = after = on_change(before, damping, now_s)
-        if after.held_until_s == before.held_until_s:
-            return
-        cause = (
-            f"{damping.changes} changes of health within {damping.within_s:g} s, held down for "
-            f"{after.held_until_s - now_s:g} s"
-        )
-        self._held.add(target)
-        for names in self.members(target):
+        cause = self._holds.note_change(target, self._clock())
+        for names in self.members(target) if cause else ():
             self._record(Event(EventKind.FLAPPING, self._timestamp(), *names, cause=cause))
-
-    def _release(self) -> None:
-        """Forget holds that are over."""
-        now_s = self._clock()
-        self._held = {t for t in self._held if self._flaps.get(t, STEADY).held(now_s)}
 
     def _state_of(self, target: TargetId) -> HealthState | None:
         """Return a target's health as it counts: down while it is ejected, or held down."""
         state = self._ejected.get(target) or self._health.get(target)
-        if state is None or target not in self._held or not is_live(state.health):
+        if state is None or not is_live(state.health):
             return state
-        flaps = self._flaps.get(target, STEADY)
-        if not flaps.held(self._clock()):
+        left_s = self._holds.left_s(target, self._clock())
+        if not left_s:
             return state
-        left_s = flaps.held_until_s - self._clock()
         detail = f"flapping, held down for another {left_s:.0f} s; {state.detail}"
         return replace(state, health=Health.DOWN, detail=detail)
 
@@ -363,6 +345,11 @@ class Reconciler:
         quiet = resting(whole, self.overrides)
         wanted = checks(whole).keys() - quiet
         return {t for t in wanted if self._health[t].health is Health.UNKNOWN}
+
+    def decided(self, wanted: Iterable[TargetId]) -> set[TargetId]:
+        """Return those of whose health something is known, from probes or from the kernel."""
+        unknown = Health.UNKNOWN
+        return {t for t in wanted if t in self._health and self._health[t].health is not unknown}
 
     def probed(self, *configs: Config) -> dict[TargetId, Target]:
         """Return what these configurations want to be probed, the last one's wishes winning."""
@@ -398,17 +385,24 @@ class Reconciler:
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         started_s, builds = self._clock(), self.rings.builds
-        desired = desire(
-            standings.config,
+        held = self.observed.records
+        desired = self._goals.of(
+            standings,
             self.topology,
-            standings.live,
-            self.rings.ring_of,
-            build=self._build,
-            held=self.observed.records,
+            held,
+            lambda: desire(
+                standings.config,
+                self.topology,
+                standings.live,
+                self.rings.ring_of,
+                build=self._build,
+                held=held,
+            ),
         )
+        plan = make_plan(self.observed, desired, self._now_ns())
         if self.rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
-        return make_plan(self.observed, desired, self._now_ns()), desired
+        return plan, desired
 
     def cycle(self) -> Plan | None:
         """Bring the datapath to the goal; returns the plan that was applied, None if all is well.
@@ -416,19 +410,34 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        self._release()
+        self._holds.release(self._clock())
+        standings = self._stand(self._goal[0])
+        return self._go(standings, *self._plan(standings), started_s)
+
+    def cycle_in_place(self) -> bool:
+        """Do what ``cycle`` does, unless that takes another generation; say whether it was done."""
+        started_s = self._clock()
+        self._holds.release(self._clock())
         standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
+        if not plan.build:
+            self._go(standings, plan, desired, started_s)
+        return not plan.build
+
+    def _go(
+        self, standings: Standings, plan: Plan, desired: Desired, started_s: float
+    ) -> Plan | None:
         if plan.empty:
             self._arrive(self.observed, desired, standings)
             return None
+        held = self.observed.records
+        touched = frozenset(i.service for i, new in plan.records.items() if held.get(i) != new)
         try:
             observed = self._datapath.apply(plan, self.observed)
         except DatapathError:
             self._arrived = False
             self.observed = self._datapath.observe()
             raise
-        touched = frozenset(identity.service for identity in plan.records)
         self._arrive(observed, desired, standings, touched)
         _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
@@ -440,7 +449,7 @@ class Reconciler:
         standings: Standings,
         touched: frozenset[ServiceKey] = frozenset(),
     ) -> None:
-        self.observed = replace(observed, applied=desired, recorded={})
+        self.observed = replace(observed, applied=desired, recorded={}, proven={})
         self._arrived = True
         self._memories = standings.memories
         self._wake_s = standings.wake_s
@@ -502,20 +511,13 @@ class Reconciler:
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
         ends_ns.append(round((self._wake_s or 0) * 1e9))
-        ends_ns += [
-            round(self._flaps[t].held_until_s * 1e9) for t in self._held if t in self._flaps
-        ]
+        ends_ns += [round(end_s * 1e9) for end_s in self._holds.ends_s()]
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
         """Return how many slots of each service are unsettled, and how many marked."""
-        counted = {}
-        for key, image in self.observed.rings.items():
-            held = self._settling.get(key)
-            known = held is not None and held[0] is image
-            counted[key] = held if held is not None and known else (image, state_counts(image))
-        self._settling = counted
-        return {key: counts for key, (_, counts) in counted.items()}
+        tallies = self._tallies.of(self.observed.rings)
+        return {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()}
 
     def marked(self) -> dict[ServiceKey, RingImage]:
         """Return the rings with marked slots; call it before flow records are read."""
@@ -557,22 +559,23 @@ class Reconciler:
 
         ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
         """
-        now_s = self._clock()
+        now_s, slots = self._clock(), self._tallies.of(self.observed.rings)
         views = {}
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
             health = self._state_of(target) or self._health[target]
+            index = self.observed.indices.get(identity, NO_BACKEND)
             left = self.lingering.get(identity)
             standing = standings.services[service.key].backends[backend.key]
             views[identity] = BackendView(
                 health,
                 self.observed.records.get(identity, UNREACHABLE),
                 counts.get(identity),
-                self.rings.slots(service.key).get(backend.key, 0),
+                slots[service.key].held.get(index, 0) if service.key in slots else 0,
                 self._probe_s.get(target),
                 timestamp_s - (now_s - health.since_s),
-                flows.get(self.observed.indices.get(identity, NO_BACKEND), 0),
+                flows.get(index, 0),
                 standing,
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),

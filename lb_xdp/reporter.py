@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from lb_xdp.core.snapshot import (
     ProgramStatus,
     ReasonCount,
     ReloadStatus,
+    Share,
     Snapshot,
 )
 from lb_xdp.reconciler import Reconciler
@@ -85,6 +86,7 @@ class Reporter:
         self.change_notices: tuple[str, ...] = ()
         self.change: ChangeStatus | None = None
         self.trouble = ""
+        self.shares: Callable[[str, str, float], Mapping[str, Share]] = lambda *_: {}
 
     def snapshot(self) -> Snapshot:
         """Return the gateway as it is now. Raises DatapathError once it is detached."""
@@ -96,7 +98,14 @@ class Reporter:
         views = reconciler.views(standings, counts, now_s, self._collector.flows, watched)
         whole, panics = reconciler.whole, standings.panics
         slots = reconciler.settling()
-        services = service_statuses(whole, reconciler.topology, views, slots, panics)
+        services = service_statuses(
+            whole,
+            reconciler.topology,
+            views,
+            slots,
+            panics,
+            shares=lambda service, backend: self.shares(service, backend, now_s),
+        )
         trouble = (self.trouble,) if self.trouble else ()
         return Snapshot(
             gateway=config.gateway.name,

@@ -16,6 +16,10 @@ Result = TypeVar("Result")
 Action = Callable[[], Awaitable[object]]
 
 
+_BREATH_S = 0.001
+"""For an answer to go out before the next look, which with 10,000 backends takes long."""
+
+
 class Turns:
     """Belongs to one event loop. ``changed`` is set whenever there is something to look at."""
 
@@ -39,8 +43,13 @@ class Turns:
         self._requests.append(action)
         self.changed.set()
 
-    async def in_turn(self, action: Callable[[], Awaitable[Result]]) -> Result:
-        """Have something done in its turn, and return what it returns. Raises its LbError."""
+    async def in_turn(
+        self, action: Callable[[], Awaitable[Result]], *, complete: bool = False
+    ) -> Result:
+        """Have something done in its turn, and return what it returns. Raises its LbError.
+
+        It returns after the look that follows, unless the action is ``complete`` by itself.
+        """
         outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         async def carry_out() -> None:
@@ -52,6 +61,8 @@ class Turns:
             else:
                 if not outcome.done():
                     outcome.set_result(result)
+                if complete:
+                    await asyncio.sleep(_BREATH_S)
 
         self.ask(carry_out)
         return await outcome

@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from lb_xdp.api.connection import Place, SocketFile
-from lb_xdp.api.wire import error_from_json, snapshot_from_json
+from lb_xdp.api.wire import decode_snapshot, error_from_json, indented
 from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.errors import DaemonUnreachableError
 
@@ -43,13 +43,13 @@ class Client:
         """Return the daemon's ``pid`` and ``version``."""
         return self._request("GET", "/v1/ping", PING_TIMEOUT_S)
 
-    def status(self) -> dict[str, Any]:
-        """Return the snapshot as the daemon sent it."""
-        return self._request("GET", "/v1/status", STATUS_TIMEOUT_S)
+    def status(self) -> str:
+        """Return the snapshot as the daemon sent it: JSON, with a line for each value."""
+        return indented(self._ask("GET", "/v1/status", STATUS_TIMEOUT_S))
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot as our own value."""
-        return snapshot_from_json(self.status())
+        return decode_snapshot(self._ask("GET", "/v1/status", STATUS_TIMEOUT_S))
 
     def events(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the events that a query of ``/v1/events`` asks for, oldest first."""
@@ -123,6 +123,12 @@ class Client:
         self, method: str, target: str, timeout_s: float, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Send one request and return the JSON object of its answer."""
+        return _parse(self._ask(method, target, timeout_s, body), HTTPStatus.OK)
+
+    def _ask(
+        self, method: str, target: str, timeout_s: float, body: dict[str, Any] | None = None
+    ) -> bytes:
+        """Send one request and return its answer, which is no refusal."""
         connection, headers = self.place.connection(timeout_s), self.place.headers()
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -135,10 +141,9 @@ class Client:
             raise self.place.unreachable(error) from error
         finally:
             connection.close()
-        document = _parse(answer, status)
         if status != HTTPStatus.OK:
-            raise error_from_json(document)
-        return document
+            raise error_from_json(_parse(answer, status))
+        return answer
 
 
 def _override(service: str, backend: str) -> str:

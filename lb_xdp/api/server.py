@@ -168,15 +168,15 @@ async def _answer(route: Route, request: web.Request) -> web.Response:
     caller = await request.app[CALLERS].of(request, named=route.changes)
     if not (route.reads_only or caller.may_write):
         raise DeniedError(f"{caller.name} may read only", known=True)
-    query, body = read_query(route, request), await read_body(route, request)
+    query, asked = read_query(route, request), await read_body(route, request)
     match = read_match(request) if route.changes else None
-    call = Call(controller, request.match_info, query, body, caller.name, match)
+    call = Call(controller, request.match_info, query, asked, caller.name, match)
     seen = controller.revision()
     answer = await route.handle(call)
     tag = controller.revision() if route.changes else seen
-    text = await asyncio.to_thread(encode, answer)
+    body = await asyncio.to_thread(encode, answer)
     headers = {"ETag": f'"{tag}"', "Cache-Control": "no-store"}
-    response = web.json_response(text=text, headers=headers)
+    response = web.Response(body=body, content_type="application/json", headers=headers)
     if route.path == "/v1/detach":
         response.force_close()  # nothing follows: the daemon ends
     return response

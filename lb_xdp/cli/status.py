@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import sys
@@ -40,7 +39,7 @@ def command(target: Target, output: str) -> None:
     gc.disable()  # what is made here is needed until the end, and looking for cycles takes longer
     client = connect(target)
     if output == "json":
-        click.echo(json.dumps(client.status(), indent=2, ensure_ascii=False))
+        click.echo(client.status())
         return
     snapshot = client.snapshot()
     from lb_xdp.cli.status_table import render  # noqa: PLC0415 - rich is slow to import, JSON first

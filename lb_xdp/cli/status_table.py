@@ -7,15 +7,10 @@ drawn. Large numbers are rounded; JSON has them exactly.
 
 from __future__ import annotations
 
-from io import StringIO
 from ipaddress import ip_address
 from itertools import pairwise
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
+from lb_xdp.cli.screen import Column, Screen, Span
 from lb_xdp.core.model import Affinity, Protocol, ServiceKey
 from lb_xdp.core.snapshot import (
     Admin,
@@ -43,65 +38,55 @@ HEALTH_STYLES = {Health.UP: "green", Health.DOWN: "bold red", Health.UNKNOWN: "m
 
 def render(snapshot: Snapshot, *, columns: int, colour: bool) -> str:
     """Return the screen as text that ends in a newline, with ANSI colours if ``colour``."""
-    console = Console(
-        file=StringIO(),
-        width=columns,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
-    with console.capture() as capture:
-        _print_gateway(console, snapshot)
-        _print_alarms(console, snapshot)
-        for service in snapshot.services:
-            _print_service(console, snapshot, service)
-        _print_reasons(console, snapshot)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+    screen = Screen(columns, colour=colour)
+    _print_gateway(screen, snapshot)
+    _print_alarms(screen, snapshot)
+    for service in snapshot.services:
+        _print_service(screen, snapshot, service)
+    _print_reasons(screen, snapshot)
+    return screen.text()
 
 
-def _print_gateway(console: Console, snapshot: Snapshot) -> None:
+def _print_gateway(screen: Screen, snapshot: Snapshot) -> None:
     """Print who this is and what is loaded where."""
     ready = ("ready", "green") if snapshot.ready else ("NOT READY", "bold red")
     age = duration(snapshot.timestamp_s - snapshot.started_timestamp_s)
     about = f"  lb-xdp {snapshot.version}  pid {snapshot.pid}  up {age}"
-    console.print(Text.assemble((snapshot.gateway, "bold"), "  ", ready, about))
+    screen.line((snapshot.gateway, "bold"), "  ", ready, about)
     loaded = duration(snapshot.timestamp_s - snapshot.last_reload.timestamp_s)
     verb = "loaded" if snapshot.last_reload.success else "refused"
-    console.print(Text(f"config    {snapshot.config_source}  {verb} {loaded} ago"))
+    screen.line(f"config    {snapshot.config_source}  {verb} {loaded} ago")
     if snapshot.change is not None and snapshot.change.confirm_by_timestamp_s is not None:
         left = duration(snapshot.change.confirm_by_timestamp_s - snapshot.timestamp_s)
         words = f"change    waits to be confirmed, else {snapshot.change.former} is back in {left}"
-        console.print(Text(words, "bold yellow"))
+        screen.line((words, "bold yellow"))
     datapath = snapshot.datapath
-    programs = [f"{item.interface} {item.mode} id {item.id}" for item in datapath.programs]
-    attached = Text(", ".join(programs)) if programs else Text("NOT ATTACHED", "bold red")
+    programs = ", ".join(f"{item.interface} {item.mode} id {item.id}" for item in datapath.programs)
     place = f"  netns {datapath.netns}  generation {datapath.generation}"
-    console.print(Text.assemble("datapath  ", attached, place))
+    screen.line("datapath  ", programs or ("NOT ATTACHED", "bold red"), place)
     flows = datapath.flow_table
     if flows.capacity:
         share = percent(flows.entries, flows.capacity)
-        console.print(Text(f"flows     {flows.entries} recorded, {share} of the table"))
+        screen.line(f"flows     {flows.entries} recorded, {share} of the table")
 
 
-def _print_alarms(console: Console, snapshot: Snapshot) -> None:
+def _print_alarms(screen: Screen, snapshot: Snapshot) -> None:
     """Print a refused reload and the notices so that nobody misses them."""
     reload = snapshot.last_reload
     if reload.success and not snapshot.notices:
         return
-    console.print()
+    screen.line()
     if not reload.success:
         ago = duration(snapshot.timestamp_s - reload.timestamp_s)
         words = f"! RELOAD REFUSED {ago} ago, the former configuration stays in force:"
-        console.print(Text(words, "bold red"))
+        screen.line((words, "bold red"))
         for error in reload.errors:
-            console.print(Padding(Text(error, "red"), (0, 0, 0, 4)))
+            screen.line((error, "red"), indent=4)
     for notice in snapshot.notices:
-        console.print(Text(f"! {notice}", "bold yellow"))
+        screen.line((f"! {notice}", "bold yellow"))
 
 
-def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus) -> None:
+def _print_service(screen: Screen, snapshot: Snapshot, service: ServiceStatus) -> None:
     """Print a service, its backends, and in words what is special about some of them.
 
     Where file, overrides and what is observed differ, all three are shown.
@@ -113,52 +98,49 @@ def _print_service(console: Console, snapshot: Snapshot, service: ServiceStatus)
     where = f"  {key}  {service.mode}  "
     affinity = "" if service.affinity == Affinity.NONE else f" by {service.affinity}"
     how = f"{service.algorithm}{affinity}  pool {service.pool}  "
-    console.print()
-    tally = (f"{up} of {len(backends)} up", style)
-    console.print(Text.assemble((service.name, "bold"), where, how, tally))
+    screen.line()
+    screen.line((service.name, "bold"), where, how, (f"{up} of {len(backends)} up", style))
     if service.why_tracked:
-        console.print(Text(f"  every flow is recorded: {service.why_tracked}"))
-    table = _backend_table(console.width, backends, snapshot.datapath.ring_slots)
-    console.print(Padding(table, (0, 0, 0, 2)))
+        screen.line(f"  every flow is recorded: {service.why_tracked}")
+    _print_backends(screen, backends, snapshot.datapath.ring_slots)
     for backend in backends:
-        style = STATE_STYLES[backend.state]
-        if backend.state is not State.UP or _differs(backend):
-            sentence = Text(_explanation(backend, snapshot.timestamp_s), style)
-            console.print(Padding(sentence, (0, 0, 0, 2)))
-        if _differs(backend):
-            console.print(Padding(Text(layers(backend, snapshot.timestamp_s)), (0, 0, 0, 4)))
+        differs = _differs(backend)
+        if backend.state is not State.UP or differs:
+            sentence = _explanation(backend, snapshot.timestamp_s)
+            screen.line((sentence, STATE_STYLES[backend.state]), indent=2)
+        if differs:
+            screen.line(layers(backend, snapshot.timestamp_s), indent=4)
 
 
-def _backend_table(columns: int, backends: tuple[BackendStatus, ...], ring_slots: int) -> Table:
-    """Return the table of a service's backends; only names and addresses may fold.
+def _print_backends(screen: Screen, backends: tuple[BackendStatus, ...], ring_slots: int) -> None:
+    """Print the table of a service's backends; only names and addresses may fold.
 
     In 80 columns there is no room to say ``ready`` of each: admin is shown where one is not.
     """
-    wide = columns >= WIDE_COLUMNS
-    gap = 2 if wide else 1
+    wide = screen.columns >= WIDE_COLUMNS
     admin = wide or any(backend.admin is not Admin.READY for backend in backends)
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
-    for heading in ("backend", "address"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("state", "admin", "health") if admin else ("state", "health"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("weight", "share", "packets", "bytes", "flows"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for backend in backends:
-        table.add_row(
-            # A backend without a name is called by its address: once is enough.
-            backend.name if backend.name != backend.address else "",
-            backend.address,
-            Text(backend.state, STATE_STYLES[backend.state]),
-            *([backend.admin] if admin else []),
-            Text(backend.health, HEALTH_STYLES.get(backend.health, "")),
-            str(backend.weight),
-            percent(backend.slots, ring_slots),
-            quantity(backend.packets),
-            quantity(backend.bytes),
-            quantity(backend.flows),
-        )
-    return table
+    columns = [Column("backend", folds=True), Column("address", folds=True)]
+    columns += map(Column, ("state", "admin", "health") if admin else ("state", "health"))
+    numbers = ("weight", "share", "packets", "bytes", "flows")
+    columns += [Column(heading, right=True) for heading in numbers]
+    rows = [_row(backend, ring_slots, admin=admin) for backend in backends]
+    screen.table(columns, rows, gap=2 if wide else 1, indent=2)
+
+
+def _row(backend: BackendStatus, ring_slots: int, *, admin: bool) -> list[Span]:
+    return [
+        # A backend without a name is called by its address: once is enough.
+        backend.name if backend.name != backend.address else "",
+        backend.address,
+        (backend.state, STATE_STYLES[backend.state]),
+        *([backend.admin] if admin else []),
+        (backend.health, HEALTH_STYLES.get(backend.health, "")),
+        str(backend.weight),
+        percent(backend.slots, ring_slots),
+        quantity(backend.packets),
+        quantity(backend.bytes),
+        quantity(backend.flows),
+    ]
 
 
 def _explanation(backend: BackendStatus, now_s: float) -> str:
@@ -186,7 +168,7 @@ def layers(backend: BackendStatus, now_s: float) -> str:
     return "; ".join([*parts, f"now: {backend.state}, weight {backend.weight}"])
 
 
-def _print_reasons(console: Console, snapshot: Snapshot) -> None:
+def _print_reasons(screen: Screen, snapshot: Snapshot) -> None:
     """Print what became of most packets, and of every packet that was dropped."""
     reasons = [item for item in snapshot.datapath.reasons if item.packets]
     reasons.sort(key=lambda item: -item.packets)
@@ -194,18 +176,20 @@ def _print_reasons(console: Console, snapshot: Snapshot) -> None:
     if not reasons:
         return
     total = sum(item.packets for item in reasons)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("packets", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for item in reasons[:REASONS_SHOWN] + dropped:
-        share = percent(item.packets, total)
-        verdict = Text(item.verdict, "red" if item.verdict is Verdict.DROP else "")
-        table.add_row(quantity(item.packets), share, verdict, item.reason)
-    console.print()
-    console.print(Text("packets", "bold"))
-    console.print(Padding(table, (0, 0, 0, 2)))
+    columns = [Column("packets", right=True), Column("share", right=True), Column("verdict")]
+    columns.append(Column("reason", folds=True))
+    rows: list[list[Span]] = [
+        [
+            quantity(item.packets),
+            percent(item.packets, total),
+            (item.verdict, "red" if item.verdict is Verdict.DROP else ""),
+            item.reason,
+        ]
+        for item in reasons[:REASONS_SHOWN] + dropped
+    ]
+    screen.line()
+    screen.line(("packets", "bold"))
+    screen.table(columns, rows, gap=2, indent=2)
 
 
 def quantity(value: int) -> str:

@@ -7,9 +7,10 @@ multicast VIP; it refuses to compare addresses with each other: ``check`` and ``
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 from lb_xdp.config.values import RefusedError, Rule
 from lb_xdp.config.wording import show
@@ -38,6 +39,9 @@ ROUTED: Sequence[tuple[Network, str]] = (*_NO_HOST, *_LINK_LOCAL)
 HOSTS: Sequence[tuple[Network, str]] = (*_NO_HOST, *_NEEDS_ZONE)
 """What the address of another host cannot be."""
 
+_REMEMBERED = 32_768
+Result = TypeVar("Result")
+
 ANYWHERE: Sequence[tuple[Network, str]] = _NEEDS_ZONE
 """What an address cannot be that may be one of this host, too."""
 
@@ -50,10 +54,8 @@ _HOST_NAME = re.compile(
 )
 
 
-def _read_address(value: object, allowed: str) -> Address:
+def _read_address(value: str, allowed: str) -> Address:
     """Read an address of either family; RFC 4007 zones and RFC 4291 mapped ones get their words."""
-    if not isinstance(value, str):
-        raise RefusedError
     if _LOOKS_LIKE_A_NAME.fullmatch(value):
         raise RefusedError(f"{show(value)}: a host name is not allowed here; {allowed}")
     try:
@@ -69,10 +71,25 @@ def _read_address(value: object, allowed: str) -> Address:
     return found
 
 
+def _remembering(convert: Callable[[str], Result]) -> Callable[[object], Result]:
+    """Return a reader that remembers: addresses are read twice, and at each reload again.
+
+    So they are the same objects as well, which dictionaries find sooner than equal ones.
+    """
+    remembered = lru_cache(_REMEMBERED)(convert)
+
+    def read(value: object) -> Result:
+        if not isinstance(value, str):
+            raise RefusedError
+        return remembered(value)
+
+    return read
+
+
 def address(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
     """Return the rule for an IPv4 or IPv6 address that lies in none of the ``unfit`` networks."""
 
-    def convert(value: object) -> Address:
+    def convert(value: str) -> Address:
         found = _read_address(value, allowed)
         for network, reason in unfit:
             if found in network:
@@ -80,22 +97,22 @@ def address(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
         return found
 
     formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6")]
-    return Rule("address", allowed, {"anyOf": formats}, convert)
+    return Rule("address", allowed, {"anyOf": formats}, _remembering(convert))
 
 
 def address_or_name(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
     """Return the rule for an address, or a host name (``str``, lower case, without a last dot)."""
     plain = address(allowed, unfit)
 
-    def convert(value: object) -> Address | str:
-        if isinstance(value, str) and _HOST_NAME.fullmatch(value):
+    def convert(value: str) -> Address | str:
+        if _HOST_NAME.fullmatch(value):
             return value.lower().removesuffix(".")
-        if isinstance(value, str) and _LOOKS_LIKE_A_NAME.fullmatch(value):
+        if _LOOKS_LIKE_A_NAME.fullmatch(value):
             raise RefusedError  # nearly a name: what is allowed says more than that it is none
         return cast("Address", plain.convert(value))
 
     formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6", "hostname")]
-    return Rule("address or host name", allowed, {"anyOf": formats}, convert)
+    return Rule("address or host name", allowed, {"anyOf": formats}, _remembering(convert))
 
 
 def default_name(host: Address | str, port: int) -> str:

@@ -220,6 +220,8 @@ def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:
     def message(source: object, line: int) -> str:
         return f"{source} stands on line {line} already; once is enough"
 
+    if not draft.sources:
+        return  # as with most files: the places of 10,000 backends are nobody's business then
     yield from _twice(iter(draft.sources), tree, message)
     vips = {s.vip: tree.line((*s.at, "vip")) for s in reversed(draft.services) if s.vip}
     backends = {

@@ -59,6 +59,7 @@ class Finding(NamedTuple):
 class Tree:
     """The data of one file and where each part of it stands.
 
+    ``values`` and ``keys`` have the nodes, which know their places: few of them are ever asked.
     Keys of mappings are in snake_case in ``data`` and in every ``Loc``; ``spelling`` keeps those
     that the file spells otherwise. ``guessed`` are keys that are misspelled in the file: that is a
     problem, but what stands below them is read, so that one typo makes one message.
@@ -67,8 +68,8 @@ class Tree:
 
     source: str
     data: object = None
-    values: dict[Loc, Place] = field(default_factory=dict)
-    keys: dict[Loc, Place] = field(default_factory=dict)
+    values: dict[Loc, Node | None] = field(default_factory=dict)
+    keys: dict[Loc, Node] = field(default_factory=dict)
     spelling: dict[Loc, str] = field(default_factory=dict)
     guessed: set[Loc] = field(default_factory=set)
     problems: list[ConfigProblem] = field(default_factory=list)
@@ -81,7 +82,7 @@ class Tree:
         """
         while loc not in self.values:
             loc = loc[:-1]
-        place = self.keys.get(loc, self.values[loc]) if on_key else self.values[loc]
+        place = _place(self.keys.get(loc, self.values[loc]) if on_key else self.values[loc])
         return ConfigProblem(self.source, place.line, place.column, self.path(loc), message)
 
     def path(self, loc: Loc) -> str:
@@ -98,7 +99,7 @@ class Tree:
         """Return the line of the value at ``loc`` or of the nearest value that contains it."""
         while loc not in self.values:
             loc = loc[:-1]
-        return self.values[loc].line
+        return _place(self.values[loc]).line
 
 
 def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str]]) -> Tree:
@@ -112,7 +113,7 @@ def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str
         root = _compose(text)
     except _BROKEN as error:
         raise InvalidConfigError([syntax_problem(error, text, source)]) from error
-    tree = Tree(source, values={(): Place(1, 1)})
+    tree = Tree(source, values={(): None})
     if root is not None:
         tree.data = _Builder(tree, known_keys).build(root, ())
     return tree
@@ -161,16 +162,16 @@ class _Builder:
         self._tree = tree
         self._known_keys = known_keys
         self._nodes_left = MAX_NODES
+        self._tags: dict[int, tuple[Tag, str]] = {}
 
     def build(self, node: Node, loc: Loc) -> object:
-        place = _place(node)
-        self._tree.values[loc] = place
+        self._tree.values[loc] = node
         self._nodes_left -= 1
         if self._nodes_left < 0 or len(loc) > MAX_DEPTH:
             message = TOO_DEEP if self._nodes_left >= 0 else f"more than {MAX_NODES:,} values"
             # No path: it would be long, or go round in a circle.
-            raise InvalidConfigError([ConfigProblem(self._tree.source, *place, "", message)])
-        tag = _tag(node)
+            raise InvalidConfigError([ConfigProblem(self._tree.source, *_place(node), "", message)])
+        tag = self._tag(node)
         if tag not in _PLAIN_TAGS:
             message = f"the tag {quote(tag)} is not allowed; leave it out"
             self._tree.problems.append(self._tree.problem(loc, message))
@@ -180,31 +181,61 @@ class _Builder:
             return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
         return _scalar(tag, str(node.value))
 
+    def _tag(self, node: Node) -> str:
+        """Return a node's tag; ``node.tag`` would put it together anew each time."""
+        tag = node.ctag
+        held = self._tags.get(id(tag))
+        if held is None:
+            held = self._tags[id(tag)] = (tag, str(tag))  # with the tag, so that its id stays its
+        return held[1]
+
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, object]:
         data: dict[str, object] = {}
         known = self._known_keys(loc)
-        spellings = (str(key.value) for key, _ in node.value if isinstance(key, ScalarNode))
-        absent = set(known).difference(map(_snake_case, spellings))
+        absent: set[str] | None = None
         for key_node, value_node in node.value:
-            if (problem := self._unfit_key(key_node, loc)) is not None:
+            key = key_node.value
+            if isinstance(key_node, ScalarNode) and key in known and key not in data:
+                at: Loc = (*loc, key)  # as nearly all are
+            elif (problem := self._unfit_key(key_node, loc)) is not None:
                 self._tree.problems.append(problem)
                 continue
-            spelling = str(key_node.value)
-            # Where any key may stand, as in HTTP headers, it stands as it is spelled.
-            key = _snake_case(spelling) if known else spelling
-            at = (*loc, key)
-            if key not in known and key not in data and (meant := nearest(key, absent)):
-                key, at = meant, (*loc, meant)
-                self._guess(key_node, spelling, at)
-                absent.discard(meant)
-            elif key in data:
-                self._tree.problems.append(self._twice(key_node, spelling, at))
-                continue
-            self._tree.keys[at] = _place(key_node)
-            if spelling != key:
-                self._tree.spelling[at] = spelling
-            data[key] = self.build(value_node, at)
+            else:
+                absent = _absent(known, node) if absent is None else absent
+                found = self._unusual(key_node, loc, known, data, absent)
+                if found is None:
+                    continue
+                at = found
+            self._tree.keys[at] = key_node
+            data[str(at[-1])] = self.build(value_node, at)
         return data
+
+    def _unusual(
+        self,
+        key_node: ScalarNode,
+        loc: Loc,
+        known: Collection[str],
+        data: Collection[str],
+        absent: set[str],
+    ) -> Loc | None:
+        """Return where a key stands that is not spelled as the schema has it, or comes twice.
+
+        None if its value does not count.
+        """
+        spelling = str(key_node.value)
+        # Where any key may stand, as in HTTP headers, it stands as it is spelled.
+        key = _snake_case(spelling) if known else spelling
+        at = (*loc, key)
+        if key not in known and key not in data and (meant := nearest(key, absent)):
+            key, at = meant, (*loc, meant)
+            self._guess(key_node, spelling, at)
+            absent.discard(meant)
+        elif key in data:
+            self._tree.problems.append(self._twice(key_node, spelling, at))
+            return None
+        if spelling != key:
+            self._tree.spelling[at] = spelling
+        return at
 
     def _guess(self, node: Node, spelling: str, at: Loc) -> None:
         line, column = _place(node)
@@ -216,7 +247,7 @@ class _Builder:
     def _unfit_key(self, node: Node, loc: Loc) -> ConfigProblem | None:
         if not isinstance(node, ScalarNode):
             message = "a list or mapping cannot be a key; write `key: value`"
-        elif _tag(node) == _YAML_TAG + "merge":
+        elif self._tag(node) == _YAML_TAG + "merge":
             message = "merge keys (`<<`) are not allowed; refer to a whole value with `*name`"
         else:
             return None
@@ -227,24 +258,24 @@ class _Builder:
         first = self._tree.spelling.get(at, at[-1])
         line, column = _place(node)
         as_what = "" if first == spelling else f" as `{first}`"
-        message = f"this key is given twice; it stands{as_what} on line {self._tree.keys[at].line}"
+        at_first = _place(self._tree.keys[at]).line
+        message = f"this key is given twice; it stands{as_what} on line {at_first}"
         path = self._tree.path((*at[:-1], spelling))
         return ConfigProblem(self._tree.source, line, column, path, message)
 
 
-def _place(node: Node) -> Place:
+def _place(node: Node | None) -> Place:
+    """Return where a node stands; an empty file has none."""
+    if node is None:
+        return Place(1, 1)
     mark = node.start_mark
     return Place(mark.line + 1, mark.column + 1)
 
 
-def _tag(node: Node) -> str:
-    """Return a node's tag; ``node.tag`` would put it together anew each time."""
-    return _text_of(node.ctag)
-
-
-@lru_cache(maxsize=256)
-def _text_of(tag: Tag) -> str:
-    return str(tag)
+def _absent(known: Collection[str], node: MappingNode) -> set[str]:
+    """Return the keys that a mapping may have and has not."""
+    spellings = (str(key.value) for key, _ in node.value if isinstance(key, ScalarNode))
+    return set(known).difference(map(_snake_case, spellings))
 
 
 @lru_cache(maxsize=1024)  # a file can name keys without end

@@ -1,10 +1,11 @@
-"""What a running daemon cannot change by a reload, and says so instead of ignoring it."""
+"""From one configuration to the next: what stays, and what cannot change without a restart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from lb_xdp.core.model import Gateway
+from lb_xdp.core.model import Config, Gateway
 
 
 def _metrics(gateway: Gateway) -> str:
@@ -49,3 +50,14 @@ def needs_restart(before: Gateway, after: Gateway) -> str | None:
                 f"{lost}forwarding goes on meanwhile"
             )
     return None
+
+
+def shared(before: Config, after: Config) -> Config:
+    """Return ``after`` with the very services of ``before`` where they are equal.
+
+    What has been found out about a service is remembered by the object: of thousands, a reload then
+    costs the few that change.
+    """
+    held = {service.key: service for service in before.services}
+    services = tuple(held[new.key] if held.get(new.key) == new else new for new in after.services)
+    return replace(after, services=services)

@@ -10,6 +10,7 @@ Times are seconds of whichever clock the caller uses throughout.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lb_xdp.core.model import Config, Damping
@@ -57,3 +58,46 @@ def on_change(state: FlapState, damping: Damping, at_s: float) -> FlapState:
         return replace(state, changes_s=changes_s[-damping.changes :])
     hold_s = min(damping.hold_s * 2 ** min(state.holds, 30), damping.max_hold_s)
     return FlapState((), state.holds + 1, at_s + hold_s)
+
+
+class Holds:
+    """The targets that flap, and which of them are held down for it; ``now_s`` is the caller's."""
+
+    def __init__(self) -> None:
+        self._dampings: Mapping[TargetId, Damping] = {}
+        self._flaps: dict[TargetId, FlapState] = {}
+        self._held: set[TargetId] = set()
+
+    def adopt(self, config: Config) -> None:
+        """Go by a configuration's damping from now on; who still has any keeps its history."""
+        self._dampings = dampings(config)
+        self._flaps = {t: flaps for t, flaps in self._flaps.items() if t in self._dampings}
+
+    def note_change(self, target: TargetId, now_s: float) -> str:
+        """Count a change of health; one too many holds the backend down: return why, else ""."""
+        damping = self._dampings.get(target)
+        if damping is None:
+            return ""
+        before = self._flaps.get(target, STEADY)
+        self._flaps[target] = after = on_change(before, damping, now_s)
+        if after.held_until_s == before.held_until_s:
+            return ""
+        self._held.add(target)
+        return (
+            f"{damping.changes} changes of health within {damping.within_s:g} s, held down for "
+            f"{after.held_until_s - now_s:g} s"
+        )
+
+    def release(self, now_s: float) -> None:
+        """Forget holds that are over."""
+        self._held = {t for t in self._held if self.left_s(t, now_s)}
+
+    def left_s(self, target: TargetId, now_s: float) -> float:
+        """Return how much longer a target is held down, 0 where it is not."""
+        flaps = self._flaps.get(target, STEADY)
+        held = target in self._held and flaps.held(now_s)
+        return flaps.held_until_s - now_s if held else 0.0
+
+    def ends_s(self) -> list[float]:
+        """Return when the holds that there are end."""
+        return [self._flaps[t].held_until_s for t in self._held if t in self._flaps]

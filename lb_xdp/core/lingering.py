@@ -14,12 +14,14 @@ Times are seconds of a monotonic clock, ``*_timestamp_s`` since the Unix epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.model import Backend, BackendName, Config, Service, ServiceKey
 from lb_xdp.core.plan import INDICES, Observed
+from lb_xdp.core.remembered import remembered
 
 _MOST = INDICES // 2
 """How many backends there may be in all: then all of them can be replaced at once."""
@@ -80,12 +82,14 @@ def lingering_after(
     when it is over. ``former`` knows the names and pools of the others.
     """
     services = {service.key: service for service in config.services}
-    wanted = set(_known(extended(config, {})))
+    wanted = _known(extended(config, {}))
     ours = {service.vip for service in config.services} | {*config.gateway.snat_addresses}
-    known = _known(former)
+    known = _known(former) if former else {}
     found = {}
-    for identity in _with_packets(observed, services, held):
-        if identity in wanted or identity.backend.address in ours:
+    for identity in _with_packets(
+        observed, observed.records.keys() - wanted.keys(), services, held
+    ):
+        if identity.backend.address in ours:
             continue  # an address of the gateway's own by now: packets to it would come back here
         name, pool = known.get(
             identity, (str(identity.backend), services[identity.service].pool.name)
@@ -101,40 +105,48 @@ def lingering_after(
 
 
 def _with_packets(
-    observed: Observed, services: Mapping[ServiceKey, Service], held: Held
+    observed: Observed,
+    strangers: AbstractSet[BackendId],
+    services: Mapping[ServiceKey, Service],
+    held: Held,
 ) -> list[BackendId]:
-    """Return the backends that may have flows which a service of now would still carry to them."""
+    """Return the ``strangers`` with flows, maybe, that a service of now would carry to them."""
     if observed.structure is None:
         return []
     before = observed.structure.services
     return [
         identity
-        for identity, record in observed.records.items()
+        for identity in strangers
         if identity.service in services
         and identity.service in before
         and before[identity.service].mode is services[identity.service].mode
         and not before[identity.service].stateless
-        and (record.up or identity in held)
+        and (observed.records[identity].up or identity in held)
     ]
 
 
-def _known(former: Config | None) -> dict[BackendId, tuple[str, str]]:
+@remembered
+def _known(config: Config) -> Mapping[BackendId, tuple[str, str]]:
     """Return the name and the pool of every backend of a configuration."""
     return {
         BackendId(service.key, backend.key): (backend.name, service.pool.name)
-        for service, backend in (former.backends() if former else ())
+        for service, backend in config.backends()
     }
 
 
 def extended(config: Config, held: Held) -> Config:
-    """Return the configuration with fallbacks and lingering backends in its services' pools."""
+    """Return the configuration with fallbacks and lingering backends in its services' pools.
+
+    The very configuration where it has no fallback and nobody lingers.
+    """
     staying: dict[ServiceKey, list[Lingering]] = {}
     for identity, one in sorted(held.items()):
         staying.setdefault(identity.service, []).append(one)
     services = tuple(
         _extended(service, staying.get(service.key, [])) for service in config.services
     )
-    return replace(config, services=services)
+    same = all(a is b for a, b in zip(services, config.services, strict=True))
+    return config if same else replace(config, services=services)
 
 
 def _extended(service: Service, staying: Sequence[Lingering]) -> Service:

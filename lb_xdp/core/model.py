@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Final, NamedTuple, NewType, TypeAlias
+from typing import Final, NamedTuple, NewType, Self, TypeAlias
 
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 
@@ -39,7 +39,7 @@ class Protocol(StrEnum):
     @property
     def number(self) -> int:
         """Return the IANA protocol number as it stands in the IP header."""
-        return {Protocol.TCP: 6, Protocol.UDP: 17}[self]
+        return 6 if self is Protocol.TCP else 17
 
 
 class Mode(StrEnum):
@@ -165,75 +165,72 @@ class Listen(NamedTuple):
     port: int
 
 
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what a key is sorted by: IPv4 before IPv6, which ipaddress refuses to compare."""
-    return (key[0].version, *key)
-
-
 def format_endpoint(address: Address, port: int | str) -> str:
     """Return ``10.0.0.11:80`` or ``[2001:db8::11]:80`` (RFC 5952, section 6)."""
     return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
 
 
-class _ServiceKey(NamedTuple):
+class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
+    """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``.
+
+    Underneath it is a tuple of numbers: the planner looks thousands of keys up by the hundred
+    thousand, and numbers are hashed, compared and sorted in C, which addresses are not. IPv4 sorts
+    before IPv6.
+    """
+
     vip: Address
     port: int
     protocol: Protocol
 
+    def __new__(cls, vip: Address, port: int, protocol: Protocol) -> Self:
+        """Make a key; equal ones are interchangeable."""
+        key = super().__new__(cls, (vip.version, int(vip), port, protocol.number))
+        key.vip, key.port, key.protocol = vip, port, protocol
+        return key
 
-class _BackendKey(NamedTuple):
-    address: Address
-    port: int
+    def __getnewargs__(self) -> tuple[Address, int, Protocol]:
+        """Return what a copy is made from."""
+        return self.vip, self.port, self.protocol
 
-
-class ServiceKey(_ServiceKey):
-    """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``."""
-
-    _hash: int
-
-    def __hash__(self) -> int:
-        """Return the tuple's hash, computed once: that of an address takes a microsecond."""
-        try:
-            return self._hash
-        except AttributeError:
-            self._hash = super().__hash__()
-            return self._hash
+    def __repr__(self) -> str:
+        """Return what makes an equal key."""
+        return f"ServiceKey({self.vip!r}, {self.port}, {self.protocol})"
 
     def __str__(self) -> str:
         """Return ``203.0.113.10:80/tcp``, ``[2001:db8::1]:80/tcp`` or ``203.0.113.10:any/tcp``."""
         port = "any" if self.port == ANY_PORT else self.port
         return f"{format_endpoint(self.vip, port)}/{self.protocol}"
 
-    def __lt__(self, other: tuple[Any, ...], /) -> bool:
-        """Order services for ``sorted``, those of both families alike."""
-        return _order(self) < _order(other)
 
-
-class BackendKey(_BackendKey):
+class BackendKey(tuple[int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
     """What makes a backend unique within a service: the identity that hashing builds on.
 
-    Names are left out on purpose: renaming a backend must not move a flow.
+    Names are left out on purpose: renaming a backend must not move a flow. Numbers underneath, and
+    sorted, as a ``ServiceKey`` is.
     """
 
-    _hash: int
+    address: Address
+    port: int
 
-    def __hash__(self) -> int:
-        """Return the tuple's hash, computed once: that of an address takes a microsecond."""
-        try:
-            return self._hash
-        except AttributeError:
-            self._hash = super().__hash__()
-            return self._hash
+    def __new__(cls, address: Address, port: int) -> Self:
+        """Make a key; equal ones are interchangeable."""
+        key = super().__new__(cls, (address.version, int(address), port))
+        key.address, key.port = address, port
+        return key
+
+    def __getnewargs__(self) -> tuple[Address, int]:
+        """Return what a copy is made from."""
+        return self.address, self.port
+
+    def __repr__(self) -> str:
+        """Return what makes an equal key."""
+        return f"BackendKey({self.address!r}, {self.port})"
 
     def __str__(self) -> str:
         """Return ``10.0.0.11:8080`` or ``[2001:db8::11]:8080``; for any port the address alone."""
         if self.port == ANY_PORT:
             return str(self.address)
         return format_endpoint(self.address, self.port)
-
-    def __lt__(self, other: tuple[Any, ...], /) -> bool:
-        """Order backends for ``sorted``, those of both families alike."""
-        return _order(self) < _order(other)
 
 
 _NO_PAYLOAD: Final = Payload()

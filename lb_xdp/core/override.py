@@ -107,6 +107,8 @@ class Overrides:
 
     def about(self, service: str, backend: str) -> tuple[Override, ...]:
         """Return what was asked of a backend, in the order of kinds."""
+        if not self.held:
+            return ()
         held = (self.held.get(Subject(service, backend, kind)) for kind in Kind)
         return tuple(override for override in held if override is not None)
 

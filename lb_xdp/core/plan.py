@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
-from lb_xdp.core.ring import EMPTY, Ring
+from lb_xdp.core.proof import source_of
+from lb_xdp.core.ring import Ring
 from lb_xdp.core.settle import (
     NO_BACKEND,
     Live,
@@ -60,6 +61,8 @@ class Observed:
 
     ``recorded`` holds, for rings with marked slots whose flow records have been counted since, the
     slots that records still fall on. Only who counted knows it; it is no part of what was read.
+    ``proven`` says of rings that were just read what they follow from (``core.proof``), where an
+    earlier life has written that down; with ``applied`` it means nothing any more.
     """
 
     generation: int = 0
@@ -72,6 +75,7 @@ class Observed:
     reserved: frozenset[int] = frozenset()
     applied: Desired | None = None
     recorded: Mapping[ServiceKey, SlotNumbers] = field(default_factory=dict)
+    proven: Mapping[ServiceKey, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class Plan:
 
 def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     """Return the steps from ``observed`` to ``desired``; ``now_ns`` is CLOCK_MONOTONIC."""
-    build = observed.structure != desired.structure
+    build = observed.structure is not desired.structure and observed.structure != desired.structure
     indices = _indices(observed, desired.structure.backends)
     records = desired.records if build else _changed_records(observed, desired)
     rings = dict(_Images(observed, desired, indices, now_ns).changed(whole=build))
@@ -131,13 +135,15 @@ def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
     )
 
 
-def _indices(observed: Observed, wanted: frozenset[BackendId]) -> dict[BackendId, int]:
+def _indices(observed: Observed, wanted: frozenset[BackendId]) -> Mapping[BackendId, int]:
     """Give every wanted backend an index: its own if it has one, else one that nobody held.
 
     New ones are above all that were held, as long as there are such: of several services that share
     a backend, the lowest index is then the oldest one's.
     """
     held = observed.indices
+    if observed.applied is not None and observed.applied.structure.backends is wanted:
+        return held
     if held.keys() == wanted:
         return dict(held)
     taken = {*held.values(), NO_BACKEND}
@@ -148,6 +154,8 @@ def _indices(observed: Observed, wanted: frozenset[BackendId]) -> dict[BackendId
 
 
 def _changed_records(observed: Observed, desired: Desired) -> dict[BackendId, BackendRecord]:
+    if observed.applied is desired:
+        return {}  # the goal that was reached last: nobody else writes records
     return {
         key: record
         for key, record in desired.records.items()
@@ -180,18 +188,32 @@ class _Images:
 
     def _stays(self, service: ServiceKey, before: RingImage) -> bool:
         """Say whether nothing that a ring depends on has changed. The same Ring: the same live."""
+        return (
+            before.affinity_s == self._desired.affinity_s[service]
+            and service not in self._observed.recorded
+            and not self._places_anew(service)
+            and (self._is_applied(service, before) or self._is_proven(service, before))
+        )
+
+    def _is_applied(self, service: ServiceKey, before: RingImage) -> bool:
+        """Say whether a ring was made from the same Ring, which settles in the same way."""
         applied, desired = self._observed.applied, self._desired
         return (
             applied is not None
             and applied.rings.get(service) is desired.rings[service]
             and applied.settle_ns.get(service) == desired.settle_ns[service]
-            and before.affinity_s == desired.affinity_s[service]
-            and service not in self._observed.recorded
             and not 0 < before.unsettled_until_ns <= self._now_ns
-            and not self._places_anew(service)
             and applied.structure.services[service].reset
             == desired.structure.services[service].reset
         )
+
+    def _is_proven(self, service: ServiceKey, before: RingImage) -> bool:
+        """Say whether a ring that was read is known to be the wanted one; it is settled then."""
+        source = self._observed.proven.get(service)
+        if source is None or self._observed.applied is not None or before.unsettled_until_ns:
+            return False
+        ring = self._desired.rings[service]
+        return source == source_of(ring, _meanings(service, ring, self._indices))
 
     def _image(self, service: ServiceKey, before: RingImage | None) -> RingImage:
         if before is not None and service in self._observed.recorded:
@@ -237,10 +259,12 @@ def _same(before: RingImage, after: RingImage) -> bool:
 
 def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> Slots:
     """Return the index of each slot's backend, or NO_BACKEND."""
-    known = [indices[BackendId(service, key)] for key in ring.keys]
-    table = np.array([*known, NO_BACKEND], dtype=np.uint32)
-    owners = np.where(ring.owner == EMPTY, len(known), ring.owner)
-    return table[owners]
+    return ring.render(_meanings(service, ring, indices), NO_BACKEND)
+
+
+def _meanings(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> list[int]:
+    """Return the indices of a ring's backends."""
+    return [indices[BackendId(service, key)] for key in ring.keys]
 
 
 def _moved(
@@ -248,6 +272,8 @@ def _moved(
 ) -> Iterator[tuple[ServiceKey, int]]:
     for service, image in rings.items():
         before = observed.rings.get(service)
-        if before is not None and len(before.slots) == len(image.slots):
+        if before is image:  # of thousands, all but a few
+            yield service, 0
+        elif before is not None and len(before.slots) == len(image.slots):
             changed = current_of(before.slots) != current_of(image.slots)
             yield service, int(np.count_nonzero(changed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -17,6 +17,7 @@ from lb_xdp.core.snapshot import (
     OverrideStatus,
     Records,
     ServiceStatus,
+    Share,
     State,
 )
 from lb_xdp.core.standing import Standing, panic_sentence
@@ -81,10 +82,24 @@ class BackendView:
     ejected: bool = False
 
 
+Shares = Callable[[str, str], Mapping[str, Share]]
+"""From the names of a service and a backend to its availability, by window."""
+
+
+def _no_shares(_service: str, _backend: str) -> Mapping[str, Share]:
+    return {}
+
+
 def backend_status(
-    service: Service, backend: Backend, topology: Topology, view: BackendView
+    service: Service,
+    backend: Backend,
+    topology: Topology,
+    view: BackendView,
+    *,
+    counted: bool,
+    availability: Mapping[str, Share],
 ) -> BackendStatus:
-    """Return one backend's line of the status."""
+    """Return one backend's line of the status; ``counted``: its connections are."""
     obstacle = why_unreachable(service, backend.address, topology, view.record)
     count, standing = view.count, view.standing
     return BackendStatus(
@@ -104,11 +119,12 @@ def backend_status(
         since_timestamp_s=_since_timestamp_s(view),
         probe_duration_s=view.probe_duration_s,
         recorded=view.recorded,
-        connections=count.connections if count and traits(service).counted else None,
+        connections=count.connections if count and counted else None,
         max_connections=backend.max_connections,
         configured_weight=standing.configured_weight,
         priority=backend.priority,
         overrides=tuple(map(_override_status, view.overrides)),
+        availability=availability,
         hidden=view.hidden,
         handshakes=_handshakes(service, view.watched),
         ejected=view.ejected,
@@ -166,6 +182,8 @@ def service_statuses(
     views: Mapping[BackendId, BackendView],
     slots: Mapping[ServiceKey, tuple[int, int]],
     panics: Collection[ServiceKey] = (),
+    *,
+    shares: Shares = _no_shares,
 ) -> tuple[ServiceStatus, ...]:
     """Return every service with its backends, in the file's order; those that linger come last.
 
@@ -180,12 +198,7 @@ def service_statuses(
             mode=service.mode.value,
             algorithm=service.algorithm.value,
             pool=service.pool.name,
-            backends=tuple(
-                backend_status(
-                    service, backend, topology, views[BackendId(service.key, backend.key)]
-                )
-                for backend in service.pool.backends
-            ),
+            backends=tuple(_backend_statuses(service, topology, views, shares)),
             affinity=service.session.affinity.value,
             no_backend=service.no_backend.value,
             why_tracked=service.why_tracked,
@@ -196,6 +209,18 @@ def service_statuses(
         )
         for service in config.services
     )
+
+
+def _backend_statuses(
+    service: Service, topology: Topology, views: Mapping[BackendId, BackendView], shares: Shares
+) -> Iterator[BackendStatus]:
+    counted = traits(service).counted
+    for backend in service.pool.backends:
+        view = views[BackendId(service.key, backend.key)]
+        availability = shares(service.name, backend.name)
+        yield backend_status(
+            service, backend, topology, view, counted=counted, availability=availability
+        )
 
 
 def empty_services(services: tuple[ServiceStatus, ...]) -> list[str]:

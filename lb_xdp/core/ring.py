@@ -15,13 +15,13 @@ numpy is allowed here: 65,537 slots must be filled in milliseconds.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from math import gcd, isqrt
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,11 @@ EMPTY = 0xFFFF_FFFF
 MAX_WEIGHT = 2**31 - 1
 """Largest weight: rounds times weight must fit an int64."""
 
+VERSION = 1
+"""Of how rings are made: whoever changes what comes out counts it up."""
+
 Owners = npt.NDArray[np.uint32]
+_Places = npt.NDArray[np.unsignedinteger[Any]]
 _Ints = npt.NDArray[np.int64]
 Turns = _Ints
 """The backend of each turn, by its number, in the order of the turns: as many as slots."""
@@ -47,24 +51,57 @@ _SPARE = 4.0  # standard deviations by which a list is longer than likely needed
 _SCORE_CELLS = 1 << 15  # scores computed at a time: 256 kB per array stay in the L2 cache
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Ring:
-    """``owner[slot]`` is an index into ``keys``, or ``EMPTY``. ``owner`` is read-only.
+    """``owner[slot]`` is an index into ``keys``, or ``EMPTY``. It does not change, once built.
 
     ``keys`` are the backends of the base ring in ascending order, those without a slot included.
+    In place of the owners there may be a function that makes the ring: it is called when somebody
+    looks, which after a restart is rarely, since the kernel has the slots. ``cause`` is a digest of
+    all that the ring follows from, where whoever made it says so.
     """
 
-    keys: tuple[BackendKey, ...]
-    owner: Owners
+    __slots__ = ("_make", "_places", "cause", "keys")
 
-    def __post_init__(self) -> None:
-        self.owner.setflags(write=False)
+    def __init__(
+        self,
+        keys: tuple[BackendKey, ...],
+        owner: Owners | Callable[[], Ring],
+        cause: bytes = b"",
+    ) -> None:
+        self.keys = keys
+        self.cause = cause
+        self._make: Callable[[], Ring] | None = owner if callable(owner) else None
+        self._places = None if callable(owner) else _compressed(owner, len(keys))
+
+    @property
+    def places(self) -> _Places:
+        """The owners in as few bytes as they take; one more than the last key's is ``EMPTY``."""
+        if self._places is None:
+            made = self._make() if self._make else Ring((), np.zeros(0, np.uint32))
+            self._places, self._make = made.places, None
+        return self._places
+
+    @property
+    def owner(self) -> Owners:
+        """The owners; of what is returned the caller may do what it likes."""
+        return self.render(range(len(self.keys)), EMPTY)
+
+    def render(self, meanings: Iterable[int], nobody: int) -> Owners:
+        """Return for each slot what its owner means: ``meanings`` has a number for each key."""
+        table = np.array([*meanings, nobody], np.uint32)
+        slots: Owners = np.take(table, self.places, mode="clip")
+        return slots
 
     def counts(self) -> dict[BackendKey, int]:
         """Return how many slots each backend owns; backends with none are in it with 0."""
-        owned = self.owner[self.owner != EMPTY]
-        slots = np.bincount(owned, minlength=len(self.keys)).tolist()
-        return dict(zip(self.keys, slots, strict=True))
+        slots = np.bincount(self.places, minlength=len(self.keys)).tolist()
+        return dict(zip(self.keys, slots, strict=False))
+
+
+def _compressed(owner: Owners, many: int) -> _Places:
+    """Return owners in as few bytes as they take, ``EMPTY`` as one more than the last."""
+    places: _Places = np.minimum(owner, many).astype(np.min_scalar_type(many))
+    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +147,7 @@ def maglev(
     for key, weight in weights.items():
         if not 0 <= weight <= MAX_WEIGHT:
             raise ValueError(f"weight of {key} is {weight}, allowed is 0 to {MAX_WEIGHT}")
-    keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
+    keys = tuple(sorted(key for key in weights if weights[key]))
     if not keys:
         return Ring((), np.full(slots, EMPTY, np.uint32))
     turns = _turns(tuple(weights[key] for key in keys), slots)
@@ -134,9 +171,9 @@ def hand_over(ring: Ring, live: Collection[BackendKey], weights: Mapping[Backend
     alive = np.array([*(key in up for key in ring.keys), False])  # the last stands for EMPTY
     if alive[:-1].all() and ring.keys:
         return ring  # which has no EMPTY slot then
-    orphans = np.flatnonzero(~alive[np.minimum(ring.owner, len(ring.keys))])
+    owner = ring.owner
+    orphans = np.flatnonzero(~alive[np.minimum(owner, len(ring.keys))])
     able = [i for i, key in enumerate(ring.keys) if alive[i] and weights.get(key, 0) > 0]
-    owner = ring.owner.copy()
     owner[orphans] = _rendezvous(orphans, ring.keys, able, weights) if able else EMPTY
     return Ring(ring.keys, owner)
 
@@ -151,7 +188,7 @@ def schedule(
     with evenly spread starts): equal weights give plain round robin, and many light backends come
     spread among the turns of a heavy one. A weight below 1/``slots`` of the sum may get no turn.
     """
-    keys = tuple(sorted((key for key in weights if weights[key]), key=_order))
+    keys = tuple(sorted(key for key in weights if weights[key]))
     up = frozenset(live)
     able = np.array([i for i, key in enumerate(keys) if key in up], np.uint32)
     if not len(able):
@@ -176,11 +213,6 @@ def moved(before: Ring, after: Ring) -> int:
     renamed = [place.get(key, new) for key, new in zip(after.keys, strangers, strict=True)]
     index = np.array([*renamed, EMPTY], np.uint32)
     return int(np.count_nonzero(before.owner != index[np.minimum(after.owner, len(after.keys))]))
-
-
-def _order(key: BackendKey) -> tuple[int, int, int]:
-    """Sort by value: comparing ``ipaddress`` objects costs ten times as much."""
-    return key.address.version, int(key.address), key.port
 
 
 def _is_prime(number: int) -> bool:

@@ -12,11 +12,12 @@ ring: by hash, or by looking at random slots of it, so that a slot's chance is i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from hashlib import blake2b
 from typing import NamedTuple
 
 from lb_xdp.core.model import Algorithm, BackendKey, Service, ServiceKey
-from lb_xdp.core.ring import RING_SLOTS, Fill, Ring, fill, hand_over, maglev, schedule
+from lb_xdp.core.ring import RING_SLOTS, VERSION, Fill, Ring, fill, hand_over, maglev, schedule
 
 SPARE_BASES = 8
 """Base rings that are kept though no service uses them; 262 kB each."""
@@ -44,7 +45,6 @@ class Rings:
         self._users: Counter[_Weights] = Counter()
         self._idle: dict[_Weights, None] = {}  # the longest idle first
         self._latest: dict[ServiceKey, tuple[_Cause, Ring]] = {}
-        self._slots: dict[ServiceKey, Mapping[BackendKey, int]] = {}
         self.builds = 0
 
     def ring_of(self, service: Service, live: frozenset[BackendKey]) -> Ring:
@@ -54,14 +54,18 @@ class Rings:
         latest = self._latest.get(service.key)
         if latest is not None and latest[0] == cause:
             return latest[1]
-        ring = self._build(cause)
+        ring = self._made(cause)
         self._use(cause.weights, latest[0].weights if latest else None)
         self._latest[service.key] = (cause, ring)
-        self._slots[service.key] = ring.counts()
-        self.builds += 1
         return ring
 
+    def _made(self, cause: _Cause) -> Ring:
+        """Return a ring that is built when somebody looks at its slots."""
+        keys = tuple(key for key, weight in cause.weights if weight)
+        return Ring(keys, lambda: self._build(cause), _digest(cause))
+
     def _build(self, cause: _Cause) -> Ring:
+        self.builds += 1
         weights = dict(cause.weights)
         if cause.in_turn:
             return schedule(weights, cause.live)
@@ -84,17 +88,19 @@ class Rings:
             del self._idle[oldest]
             self._bases.pop(oldest, None)
 
-    def slots(self, service: ServiceKey) -> Mapping[BackendKey, int]:
-        """Return how many slots each backend holds in the service's latest ring."""
-        return self._slots.get(service, {})
-
     def forget_others(self, services: Collection[Service]) -> None:
         """Drop what services that are gone had."""
         keys = {service.key for service in services}
         self._users = Counter(self._latest[key][0].weights for key in keys & self._latest.keys())
         self._idle = {}
         self._latest = {key: value for key, value in self._latest.items() if key in keys}
-        self._slots = {key: value for key, value in self._slots.items() if key in keys}
         self._bases = {
             weights: ring for weights, ring in self._bases.items() if weights in self._users
         }
+
+
+def _digest(cause: _Cause) -> bytes:
+    """Return a digest of a cause, the same in every process of the same way to make rings."""
+    live = [tuple(key) for key in sorted(cause.live)]
+    text = repr((VERSION, RING_SLOTS, [(*key, w) for key, w in cause.weights], live, cause.in_turn))
+    return blake2b(text.encode(), digest_size=16).digest()

@@ -137,6 +137,8 @@ def mark_all(image: RingImage) -> RingImage:
 
 def state_counts(image: RingImage) -> tuple[int, int]:
     """Return how many slots are unsettled (severed ones among them), and how many marked."""
+    if not _unsettled(image):
+        return 0, 0
     states = np.bincount(state_of(image.slots), minlength=SEVERED + 1)
     return int(states[UNSETTLED] + states[SEVERED]), int(states[MARKED])
 
@@ -150,7 +152,12 @@ def was_before(image: RingImage, index: int) -> bool:
 
 def has_marked(image: RingImage) -> bool:
     """Say whether some slot is marked."""
-    return bool((state_of(image.slots) == MARKED).any())
+    return _unsettled(image) and bool((state_of(image.slots) == MARKED).any())
+
+
+def _unsettled(image: RingImage) -> bool:
+    """Say whether some slot is not settled; of most rings none is, and one maximum tells."""
+    return len(image.slots) > 0 and bool(image.slots.max() >> STATE_SHIFT)
 
 
 def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImage:

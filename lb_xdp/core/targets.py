@@ -25,6 +25,7 @@ from lb_xdp.core.model import (
     Via,
 )
 from lb_xdp.core.override import Overrides
+from lb_xdp.core.remembered import remembered
 from lb_xdp.core.snapshot import Admin
 
 
@@ -46,7 +47,8 @@ def target_of(service: Service, backend: Backend) -> TargetId:
     return TargetId(pool, backend.key, service.key if through else None)
 
 
-def checks(config: Config) -> dict[TargetId, HealthCheck]:
+@remembered
+def checks(config: Config) -> Mapping[TargetId, HealthCheck]:
     """Return the health check of every backend of every pool in use.
 
     A fallback has none, nor has a backend that lingers after its service went to another pool.
@@ -62,7 +64,8 @@ def checks(config: Config) -> dict[TargetId, HealthCheck]:
     return {**extra, **found}
 
 
-def members(config: Config) -> dict[TargetId, list[tuple[str, str]]]:
+@remembered
+def members(config: Config) -> Mapping[TargetId, list[tuple[str, str]]]:
     """Return the names, service and backend, that each target has."""
     named: defaultdict[TargetId, list[tuple[str, str]]] = defaultdict(list)
     for service, backend in config.backends():
@@ -108,6 +111,7 @@ def _names(target: TargetId, named: list[tuple[str, str]]) -> Names:
     return Names(target.pool, named[0][1], tuple(service for service, _ in named))
 
 
+@remembered
 def addresses(config: Config) -> frozenset[Address]:
     """Return the addresses that packets are sent to."""
     return frozenset(backend.address for _, backend in config.backends())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import starmap
 
@@ -97,22 +97,11 @@ def reason_counts(reasons: BpfMap) -> tuple[ReasonCount, ...]:
     )
 
 
-def reset(maps: Mapping[str, BpfMap], indices: Iterable[int]) -> None:
+def reset(maps: Mapping[str, BpfMap], indices: Collection[int]) -> None:
     """Start everything that is counted by index at 0, before a new backend bears one."""
-    structs = layout().structs
-    zeros = {
-        name: np.zeros((), dtype=structs[struct])
-        for name, struct in (
-            ("counts", "lb_backend_count"),
-            ("nat_marks", "lb_nat_mark"),
-            ("active", "lb_active"),
-        )
-    }
-    for index in indices:
-        for name, zero in zeros.items():
-            maps[name].write(index, zero)
-        with maps["limits"].edit(index) as held:
-            held[:] = np.zeros((), dtype=held.dtype)
+    for name in ("counts", "nat_marks", "limits", "active"):
+        maps[name].clear(indices)
+    for index in set(indices) & set(maps["watched"].read_all()[0].tolist() if indices else ()):
         maps["watched"].delete(index)
 
 

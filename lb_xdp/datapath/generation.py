@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from lb_xdp.core.desired import BackendId, BackendRecord, Structure
 from lb_xdp.core.model import Address, ServiceKey, TunnelSources
 from lb_xdp.core.plan import Observed, Plan
-from lb_xdp.core.ring import RING_SLOTS
-from lb_xdp.core.settle import NO_BACKEND, RingImage
+from lb_xdp.core.settle import RingImage
 from lb_xdp.datapath import syscall
 from lb_xdp.datapath.addresses import IPV4, from_words, to_words
 from lb_xdp.datapath.clock import jiffies_per_s
@@ -50,7 +49,8 @@ from lb_xdp.datapath.maps import (
     generation_specs,
     table_dtype,
 )
-from lb_xdp.datapath.records import encode_record, read_records, write_limit, write_limits
+from lb_xdp.datapath.records import encode_records, read_records, write_limit, write_limits
+from lb_xdp.datapath.rings import read_ring, write_fresh, write_ring
 from lb_xdp.datapath.structure import read_endpoints, structure_endpoints
 from lb_xdp.errors import DatapathError, MapError
 
@@ -93,7 +93,7 @@ class Generation:
     def write_record(self, identity: BackendId, index: int, record: BackendRecord) -> None:
         """Write what the program needs to reach a backend, and what it allows it."""
         write_limit(self.limits, index, record)
-        self.maps["backends"].write(index, encode_record(identity, record))
+        self.maps["backends"].write_block([index], encode_records({identity: record}))
 
     def fill(self, plan: Plan, held: Plan | None = None) -> None:
         """Write the records and rings of a plan into a generation that nothing runs yet.
@@ -101,14 +101,18 @@ class Generation:
         ``held`` is the plan that it was filled by before: what is the same there stays.
         """
         before = held.records if held else {}
-        changed = [item for item in plan.records.items() if before.get(item[0]) != item[1]]
-        self.maps["backends"].write_all(
-            [plan.indices[identity] for identity, _ in changed],
-            [encode_record(identity, record) for identity, record in changed],
+        changed = {i: record for i, record in plan.records.items() if before.get(i) != record}
+        if changed:
+            indices = [plan.indices[identity] for identity in changed]
+            self.maps["backends"].write_block(indices, encode_records(changed))
+        write_fresh(
+            self.maps["rings"],
+            (
+                (self.rings[service], image)
+                for service, image in plan.rings.items()
+                if held is None or not _same(held.rings.get(service), image)
+            ),
         )
-        for service, image in plan.rings.items():
-            if held is None or not _same(held.rings.get(service), image):
-                self.write_ring(service, image, fresh=True)
 
     def allow(self, plan: Plan) -> None:
         """Write what the backends of a plan are allowed.
@@ -117,21 +121,9 @@ class Generation:
         """
         write_limits(self.limits, {plan.indices[i]: record for i, record in plan.records.items()})
 
-    def write_ring(self, service: ServiceKey, image: RingImage, *, fresh: bool = False) -> None:
-        """Write a whole ring at once. A reader may see old and new slots mixed: all are valid.
-
-        ``fresh``: nothing runs it yet, so no turn has been taken.
-        """
-        rings = self.maps["rings"]
-        value: Values = np.zeros(1, dtype=rings.spec.value)
-        held = None if fresh else rings.read(self.rings[service])
-        if held is not None:
-            value["head"]["turn"] = held["head"]["turn"]
-        value["head"]["unsettled_until_ns"] = image.unsettled_until_ns
-        value["head"]["affinity_s"] = image.affinity_s
-        value["slot"][0][:RING_SLOTS] = image.slots
-        value["slot"][0][RING_SLOTS] = NO_BACKEND
-        rings.write(self.rings[service], value)
+    def write_ring(self, service: ServiceKey, image: RingImage) -> None:
+        """Write a whole ring at once. A reader may see old and new slots mixed: all are valid."""
+        write_ring(self.maps["rings"], self.rings[service], image)
 
     def indices(self) -> set[int]:
         """Return the backend indices that mean something here."""
@@ -141,20 +133,13 @@ class Generation:
         """Read everything back, as the controller's picture of the kernel."""
         records, indices = read_records(self.maps["backends"], self.limits)
         structure = _read_structure(self.maps, frozenset(indices))
-        rings = {service: self._read_ring(index) for service, index in self.rings.items()}
+        held = self.maps["rings"]
+        rings = {service: read_ring(held, number) for service, number in self.rings.items()}
         return Observed(self.number, structure, indices, records, rings)
-
-    def _read_ring(self, index: int) -> RingImage:
-        ring = _element(self.maps["rings"], index)[0]
-        return RingImage(
-            ring["slot"][:RING_SLOTS],
-            int(ring["head"]["unsettled_until_ns"]),
-            int(ring["head"]["affinity_s"]),
-        )
 
 
 def _same(before: RingImage | None, after: RingImage) -> bool:
-    return (
+    return before is after or (
         before is not None and before[1:] == after[1:] and np.array_equal(before.slots, after.slots)
     )
 
@@ -195,13 +180,13 @@ def draw(plan: Plan) -> Blueprint:
     return Blueprint(rings, table, table6, bits, code)
 
 
-def load_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
+def load_generation(
+    plan: Plan, persistent: Mapping[str, BpfMap], blueprint: Blueprint
+) -> Generation:
     """Create a generation's maps and load its programs. Raises DatapathError.
 
-    Its rings and records are empty: ``fill`` writes them. Blocks as long as the compiler and the
-    verifier take.
+    Its rings and records are empty: ``fill`` writes them. Blocks as long as the verifier takes.
     """
-    blueprint = draw(plan)
     with ExitStack() as undo:
         maps: dict[str, BpfMap] = {}
         for spec in generation_specs(len(blueprint.rings), blueprint.shape):
@@ -216,7 +201,7 @@ def load_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
 
 def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation:
     """Create, load and fill a generation; nothing runs it yet. Raises DatapathError."""
-    generation = load_generation(plan, persistent)
+    generation = load_generation(plan, persistent, draw(plan))
     try:
         generation.fill(plan)
         generation.allow(plan)

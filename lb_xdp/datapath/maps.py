@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -64,6 +65,7 @@ class MapSpec:
         return self.kind in {MapType.PERCPU_ARRAY, MapType.PERCPU_HASH}
 
 
+@cache
 def possible_cpus() -> int:
     """Return how many values a per-CPU element has (``/sys/devices/system/cpu/possible``)."""
     text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
@@ -231,9 +233,23 @@ class BpfMap:
         """Write many elements by one system call; not for per-CPU maps."""
         if not keys:
             return
-        data = np.array(values, dtype=self.spec.value)
+        self._write_batch(keys, np.array(values, dtype=self.spec.value))
+
+    def write_block(self, keys: Sequence[int], values: Values) -> None:
+        """Write many elements by one system call, out of an array that lies as the map's do."""
+        self._write_batch(keys, values[: len(keys)])
+
+    def clear(self, keys: Collection[int]) -> None:
+        """Write zeros to many elements, on all CPUs; an edit of one is before or after that."""
+        if not keys:
+            return
+        cpus = possible_cpus() if self.spec.per_cpu else 1
+        with self._edited:
+            self._write_batch(keys, np.zeros((len(keys), cpus), dtype=_aligned(self.spec)))
+
+    def _write_batch(self, keys: Collection[int], values: Values) -> None:
         try:
-            syscall.map_update_batch(self.fd, np.array(keys, dtype=self.spec.key), data)
+            syscall.map_update_batch(self.fd, np.array([*keys], dtype=self.spec.key), values)
         except OSError as error:
             raise MapError(f"map {self.spec.name}: {error.strerror}") from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 
 import numpy as np
 
 from lb_xdp.core.desired import BackendId, BackendRecord
-from lb_xdp.core.model import ANY_PORT, BackendKey, ServiceKey
+from lb_xdp.core.model import ANY_PORT, IPV4, IPV6, BackendKey, ServiceKey
 from lb_xdp.datapath.addresses import from_words, to_words
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap, Values
@@ -34,21 +34,32 @@ def identity_of(identity: BackendId) -> int:
     return int.from_bytes(digest) | 1
 
 
-def encode_record(identity: BackendId, record: BackendRecord) -> Values:
-    """Return a ``struct lb_backend``."""
+def encode_records(records: Mapping[BackendId, BackendRecord]) -> Values:
+    """Return a ``struct lb_backend`` of each, in their order; column by column, as numpy likes."""
+    values = np.zeros(len(records), dtype=layout().structs["lb_backend"])
+    columns: dict[str, list[object]] = {
+        "address": [to_words(i.backend.address) for i in records],
+        "vip": [to_words(i.service.vip) for i in records],
+        "port": [i.backend.port for i in records],
+        "vip_port": [i.service.port for i in records],
+        "mac": [list(record.mac) for record in records.values()],
+        "source_mac": [list(record.source_mac) for record in records.values()],
+        "ifindex": [record.ifindex for record in records.values()],
+        "mtu": [min(record.mtu, _MAX_U16) for record in records.values()],
+        "protocol": [i.service.protocol.number for i in records],
+        "identity": [identity_of(i) for i in records],
+        "flags": [_flags(i, record) for i, record in records.items()],
+    }
+    for name, column in columns.items():
+        values[name] = column
+    return values
+
+
+def _flags(identity: BackendId, record: BackendRecord) -> int:
     flags = sum(_constant(flag) for name, flag in _FLAGS.items() if getattr(record, name))
-    address, vip = identity.backend.address, identity.service.vip
-    flags |= _constant("LB_BACKEND_IPV6") * (address.version == 6)  # noqa: PLR2004 - IP version
-    flags |= _constant("LB_BACKEND_VIP6") * (vip.version == 6)  # noqa: PLR2004 - IP version
-    flags |= _constant("LB_BACKEND_ANY_PORT") * (identity.service.port == ANY_PORT)
-    value = np.zeros((), dtype=layout().structs["lb_backend"])
-    value["address"], value["port"] = to_words(address), identity.backend.port
-    value["vip"], value["vip_port"] = to_words(vip), identity.service.port
-    value["mac"], value["source_mac"] = list(record.mac), list(record.source_mac)
-    value["ifindex"], value["mtu"] = record.ifindex, min(record.mtu, _MAX_U16)
-    value["protocol"], value["flags"] = identity.service.protocol.number, flags
-    value["identity"] = identity_of(identity)
-    return value
+    flags |= _constant("LB_BACKEND_IPV6") * (identity.backend.address.version == IPV6)
+    flags |= _constant("LB_BACKEND_VIP6") * (identity.service.vip.version == IPV6)
+    return flags | _constant("LB_BACKEND_ANY_PORT") * (identity.service.port == ANY_PORT)
 
 
 def write_limit(limits: BpfMap, index: int, record: BackendRecord) -> None:
@@ -75,38 +86,46 @@ def read_records(
 ) -> tuple[dict[BackendId, BackendRecord], dict[BackendId, int]]:
     """Return every record of a generation, and its index."""
     keys, values = backends.read_all()
-    used = np.flatnonzero(values["identity"]).tolist()
-    _, allowed = limits.read_all(limit=max(used, default=0) + 1)
-    records, indices = {}, {}
-    for at in used:
-        identity = _identity(values[at])
-        indices[identity] = int(keys[at])
-        records[identity] = _decode(values[at], allowed[at])
-    return records, indices
+    used = values["identity"] != 0
+    keys, values = keys[used], values[used]
+    _, allowed = limits.read_all(limit=int(keys.max(initial=0)) + 1)
+    identities = _identities(values)
+    found = zip(identities, _decode(values, allowed[keys]), strict=True)
+    return dict(found), dict(zip(identities, keys.tolist(), strict=True))
 
 
-def _identity(value: Values) -> BackendId:
-    flags = int(value["flags"])
-    vip_family = 6 if flags & _constant("LB_BACKEND_VIP6") else 4
-    family = 6 if flags & _constant("LB_BACKEND_IPV6") else 4
-    service = ServiceKey(
-        from_words(value["vip"], vip_family),
-        int(value["vip_port"]),
-        protocol_of(int(value["protocol"])),
-    )
-    address = from_words(value["address"], family)
-    return BackendId(service, BackendKey(address, int(value["port"])))
+def _identities(values: Values) -> list[BackendId]:
+    """Return whose each record is. A service's key is made once for all of its backends."""
+    ipv6, vip6 = _constant("LB_BACKEND_IPV6"), _constant("LB_BACKEND_VIP6")
+    services: dict[tuple[object, ...], ServiceKey] = {}
+    found = []
+    columns = ("flags", "port", "vip_port", "protocol")
+    plain = zip(*(values[name].tolist() for name in columns), strict=True)
+    for (flags, port, vip_port, number), address, vip in zip(
+        plain, values["address"], values["vip"], strict=True
+    ):
+        place = (flags & vip6, vip.tobytes(), vip_port, number)
+        if place not in services:
+            family = IPV6 if flags & vip6 else IPV4
+            services[place] = ServiceKey(from_words(vip, family), vip_port, protocol_of(number))
+        key = BackendKey(from_words(address, IPV6 if flags & ipv6 else IPV4), port)
+        found.append(BackendId(services[place], key))
+    return found
 
 
-def _decode(value: Values, limit: Values) -> BackendRecord:
-    flags = {name: bool(value["flags"] & _constant(flag)) for name, flag in _FLAGS.items()}
-    return BackendRecord(
-        ifindex=int(value["ifindex"]),
-        mac=bytes(value["mac"].tolist()),
-        source_mac=bytes(value["source_mac"].tolist()),
-        mtu=int(value["mtu"]),
-        limit=int(limit["connections"]),
-        resume=int(limit["resume"]),
-        weight=int(limit["weight"]),
-        **flags,
-    )
+def _decode(values: Values, limits: Values) -> Iterator[BackendRecord]:
+    masks = [_constant(flag) for flag in _FLAGS.values()]
+    columns = [values[name].tolist() for name in ("ifindex", "mac", "source_mac", "mtu", "flags")]
+    columns += [limits[name].tolist() for name in ("connections", "resume", "weight")]
+    for ifindex, mac, source_mac, mtu, flags, limit, resume, weight in zip(*columns, strict=True):
+        bits = dict(zip(_FLAGS, (bool(flags & mask) for mask in masks), strict=True))
+        yield BackendRecord(
+            ifindex,
+            bytes(mac),
+            bytes(source_mac),
+            mtu,
+            limit=limit,
+            resume=resume,
+            weight=weight,
+            **bits,
+        )

@@ -85,8 +85,7 @@ def _backends(structure: Structure, indices: Mapping[BackendId, int]) -> list[En
     """One for each nat backend's own address; of a shared one the lowest index speaks for all."""
     lowest: dict[tuple[int, int, int, int], int] = {}
     for identity in _nat_backends(structure):
-        address, port = identity.backend
-        place = (address.version, int(address), port, identity.service.protocol.number)
+        place = (*identity.backend, identity.service.protocol.number)
         index = indices[identity]
         lowest[place] = min(index, lowest.get(place, index))
     kind = _constant("LB_KIND_BACKEND")

@@ -20,6 +20,11 @@ from numpy.typing import NDArray
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}
 _libc = ctypes.CDLL(None, use_errno=True)
+_brief_libc = ctypes.PyDLL(None, use_errno=True)
+"""Keeps the interpreter lock. For calls of microseconds: whoever gives the lock away while another
+thread is busy gets it back up to 5 ms later, and a trial makes thousands of calls."""
+
+_FEW = 256  # elements of a batch that takes no longer than that
 
 
 class Command(IntEnum):
@@ -132,15 +137,17 @@ def _address(buffer: object) -> int:
     return ctypes.addressof(buffer)  # type: ignore[arg-type]  # a ctypes array
 
 
-def _bpf(command: Command, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    """Make the call. Raises OSError with the kernel's errno."""
+def _bpf(
+    command: Command, attributes: bytes | ctypes.Array[ctypes.c_char], *, brief: bool = False
+) -> int:
+    """Make the call. Raises OSError with the kernel's errno. ``brief``: it takes microseconds."""
     number = _SYSCALL.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf(2) on {platform.machine()} is not known to lb_xdp")
     buffer = attributes
     if isinstance(buffer, bytes):
         buffer = ctypes.create_string_buffer(buffer, len(buffer))
-    result = _libc.syscall(number, int(command), buffer, len(buffer))
+    result = (_brief_libc if brief else _libc).syscall(number, int(command), buffer, len(buffer))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), f"bpf {command.name}")
@@ -157,7 +164,7 @@ def map_create(
 
 def _element(command: Command, fd: int, key: object, value: object, flags: int = 0) -> None:
     value_address = _address(value) if value is not None else 0
-    _bpf(command, struct.pack("=I4xQQQ", fd, _address(key), value_address, flags))
+    _bpf(command, struct.pack("=I4xQQQ", fd, _address(key), value_address, flags), brief=True)
 
 
 def map_lookup(fd: int, key: NDArray[np.generic], value: NDArray[np.generic]) -> bool:
@@ -221,7 +228,7 @@ def map_lookup_batch(
     )
     last = False
     try:
-        _bpf(Command.MAP_LOOKUP_BATCH, attributes)
+        _bpf(Command.MAP_LOOKUP_BATCH, attributes, brief=count <= _FEW)
     except FileNotFoundError:
         last = True
     return struct.unpack_from("=I", attributes, 32)[0], last
@@ -407,7 +414,7 @@ def program_test_run(
         ),
         80,
     )
-    _bpf(Command.PROG_TEST_RUN, attributes)
+    _bpf(Command.PROG_TEST_RUN, attributes, brief=repeat == 1)
     action, _, size = struct.unpack_from("=III", attributes, 4)
     duration = struct.unpack_from("=I", attributes, 36)[0]
     return TestRun(action, data_out.raw[:size], duration)

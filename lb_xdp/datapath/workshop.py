@@ -43,10 +43,11 @@ class Workshop:
         if made and (made.plan.structure, made.plan.indices) == (plan.structure, plan.indices):
             return made
         self._drop()
-        generation = load_generation(plan, self._maps)
+        blueprint = draw(plan)
+        generation = load_generation(plan, self._maps, blueprint)
         try:
             generation.fill(plan)
-            tried = verify_generation(plan, generation, draw(plan).code)
+            tried = verify_generation(plan, generation, blueprint.code)
         except BaseException:
             generation.close()
             raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 from random import Random
@@ -76,7 +76,7 @@ class Prober(Generic[TargetId]):
 
     @property
     def begins_within_s(self) -> float:
-        """Return in how many seconds the first probe of every target will have started."""
+        """Return in how many seconds the first probe of each target not known has started."""
         return max(self._all_begun_s - self._clock(), 0.0)
 
     async def __aenter__(self) -> Self:
@@ -102,36 +102,44 @@ class Prober(Generic[TargetId]):
         """Cancel all probes and wait for their end, for callers that do not use ``async with``."""
         await self.__aexit__(None, None, None)
 
-    def set_targets(self, targets: Mapping[TargetId, Target]) -> None:
+    def set_targets(
+        self, targets: Mapping[TargetId, Target], known: Collection[TargetId] = ()
+    ) -> None:
         """Probe exactly these from now on; only what differs is touched.
 
         Unchanged targets keep their schedule, new and changed ones are probed at once, one shortly
-        after the other. A target whose check is ``none`` is not probed.
+        after the other; nobody waits for those whose health is ``known``, as that of thousands is
+        after a restart, so their first probes are spread over the interval. A target whose check is
+        ``none`` is not probed.
         """
         wanted = {k: t for k, t in targets.items() if t.check.kind is not CheckKind.NONE}
         self._cancel({k for k, t in self._targets.items() if wanted.get(k) != t})
         self._targets = wanted
-        self._begin([k for k in wanted if k not in self._tasks])
+        new = [k for k in wanted if k not in self._tasks]
+        self._begin([k for k in new if k not in known])
+        self._begin([k for k in new if k in known], at_leisure=True)
 
     def probe_now(self, target_id: TargetId) -> None:
         """Start the next probe of a target now, unless one is under way; its schedule moves."""
         if (pause := self._pauses.get(target_id)) is not None:
             _end(pause)
 
-    def _begin(self, target_ids: list[TargetId]) -> None:
+    def _begin(self, target_ids: list[TargetId], *, at_leisure: bool = False) -> None:
         """Start to probe new targets, first probes in quick succession, then spread evenly."""
         now_s, delay_s, count = self._clock(), 0.0, len(target_ids)
         for number, target_id in enumerate(target_ids):
             target = self._targets[target_id]
             interval_s = target.check.interval_s
-            first_s = now_s + min(delay_s, interval_s * number / count)
+            even_s = interval_s * number / count
+            first_s = now_s + (even_s if at_leisure else min(delay_s, even_s))
             second_s = now_s + interval_s * (0.5 + (number + 0.5) / count)
             self._tasks[target_id] = self._group.create_task(
                 self._repeat(target_id, target, first_s, second_s),
                 name=f"probe {format_endpoint(target.address, target.port)}",
             )
             delay_s += _cost_s(target.check)
-            self._all_begun_s = max(self._all_begun_s, first_s)
+            if not at_leisure:
+                self._all_begun_s = max(self._all_begun_s, first_s)
 
     def _cancel(self, target_ids: Iterable[TargetId]) -> None:
         for target_id in tuple(target_ids):

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP
 
 from lb_xdp.core.collect import over as judge
 from lb_xdp.core.desired import traits
-from lb_xdp.core.model import Algorithm, FlowTable, Mode, Session
+from lb_xdp.core.model import Algorithm, BackendKey, FlowTable, Mode, Session
 from lb_xdp.core.settle import UNSETTLED
 from lb_xdp.datapath import counters
 from lb_xdp.datapath import flows as module
@@ -152,7 +152,7 @@ def test_an_index_given_to_another_backend_owes_nothing(
             loaded.run(request("A", port))
         was = loaded.identity(web, 1)
         index = loaded.plan.indices[was]
-        key = was.backend._replace(address=backend_address(5)) if other else was.backend
+        key = BackendKey(backend_address(5), was.backend.port) if other else was.backend
         counters.reset(loaded.maps, [index])
         record = loaded.desired.records[was]
         loaded.generation.write_record(was._replace(backend=key), index, record)

@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "watcher": CORE | {"reconciler", "witness"},
     "reporter": CORE | {"reconciler"},
     "native": CORE,
+    "ring_book": CORE,
     "journal": CORE,
     "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
@@ -65,6 +66,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "confirmation",
     }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
+    | {"ring_book"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
@@ -89,6 +91,7 @@ CORE_LIBRARIES: Mapping[str, set[str]] = {
     "core.ring": {"numpy"},  # 65,537 slots must be filled in milliseconds
     "core.plan": {"numpy"},  # it compares whole rings, which are arrays
     "core.settle": {"numpy"},  # the same, slot by slot
+    "core.tally": {"numpy"},  # it counts slots
     "core.collect": {"numpy"},  # hundreds of thousands of flow records at a time
     "core.flow_hash": {"numpy"},  # the same
     "core.flow_list": {"numpy"},  # the same

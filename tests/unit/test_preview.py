@@ -124,7 +124,7 @@ def test_what_is_equal_is_no_change() -> None:
 def test_a_looked_at_configuration_leaves_no_trace() -> None:
     """What was considered and not adopted is not known any more, and rings are those before."""
     reconciler = at_work(config(100, 200))
-    slots = dict(reconciler.rings.slots(reconciler.config.services[0].key))
+    rings = dict(reconciler.observed.rings)
     new = config(100, 200, 300, health={"type": "tcp"})
     seen(reconciler, new)
     assert reconciler.undecided(new)
@@ -132,7 +132,7 @@ def test_a_looked_at_configuration_leaves_no_trace() -> None:
     with pytest.raises(KeyError):
         reconciler.undecided(new)
     assert reconciler.cycle() is None
-    assert reconciler.rings.slots(reconciler.config.services[0].key) == slots
+    assert reconciler.observed.rings == rings
 
 
 def test_services_that_come_and_go() -> None:

@@ -426,6 +426,22 @@ async def test_targets_that_are_set_at_once_are_spread() -> None:
         assert due_s <= start_s < due_s + 0.3
 
 
+async def test_those_whose_health_is_known_are_probed_at_leisure() -> None:
+    """Nobody waits for their first results: the others' come first, theirs over the interval."""
+    results, count, interval_s = Results(), 20, 1.0
+    began_s = time.monotonic()
+    async with Prober(results) as prober:
+        check = replace(TCP, interval_s=interval_s)
+        targets = {str(n): Target(check, HERE, 1) for n in range(count)}
+        prober.set_targets({**targets, "new": Target(check, HERE, 1)}, known=targets)
+        assert prober.begins_within_s < 0.01
+        for name in ("new", *targets):
+            await results.wait(name, 1)
+    for number in range(count):
+        start_s = results.of(str(number))[0].at_s - began_s
+        assert interval_s * number / count <= start_s < interval_s * number / count + 0.3
+
+
 async def test_the_way_of_a_target_explains_its_failures() -> None:
     """A dial opens the sockets and has the last word on what a failure means."""
 

@@ -193,8 +193,9 @@ def test_weight_out_of_range_is_refused(weight: int) -> None:
 
 def test_owner_cannot_be_written() -> None:
     """A ring is a value: nobody changes it under its holders."""
-    with pytest.raises(ValueError, match="read-only"):
-        maglev(pool(1), 7).owner[0] = 1
+    ring = maglev(pool(1), 7)
+    ring.owner[0] = 1
+    assert ring.owner[0] == 0
 
 
 @settings(max_examples=40)  # building rings is what takes the time

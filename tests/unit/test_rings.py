@@ -17,6 +17,7 @@ from lb_xdp.core.model import (
     Service,
     ServiceName,
 )
+from lb_xdp.core.ring import Ring
 from lb_xdp.core.rings import SPARE_BASES, Rings
 
 VIP = IPv4Address("203.0.113.10")
@@ -33,8 +34,11 @@ def service(*weights: int, port: int = 80, algorithm: Algorithm = Algorithm.MAGL
     )
 
 
-def ask(rings: Rings, of: Service) -> object:
-    return rings.ring_of(of, frozenset(backend.key for backend in of.pool.backends))
+def ask(rings: Rings, of: Service) -> Ring:
+    """Return a service's ring, looked at: until then it is not built."""
+    ring = rings.ring_of(of, frozenset(backend.key for backend in of.pool.backends))
+    assert len(ring.owner)
+    return ring
 
 
 def test_the_same_cause_gives_the_same_ring() -> None:
@@ -44,6 +48,17 @@ def test_the_same_cause_gives_the_same_ring() -> None:
     assert ask(rings, service(1, 2)) is first
     assert rings.builds == 1
     assert ask(rings, service(1, 3)) is not first
+
+
+def test_what_nobody_looks_at_is_not_built() -> None:
+    """A ring that the kernel has already need not be made; what it follows from tells it apart."""
+    rings = Rings()
+    every = {n: frozenset(b.key for b in service(*n).pool.backends) for n in ((1, 2), (1, 3))}
+    found = [rings.ring_of(service(*n), live) for n, live in every.items()]
+    found.append(rings.ring_of(service(1, 3), frozenset()))
+    assert len({ring.cause for ring in found}) == 3
+    assert Rings().ring_of(service(1, 2), every[1, 2]).cause == found[0].cause
+    assert rings.builds == 0
 
 
 def test_the_steps_of_many_ramps_leave_few_rings_behind() -> None:
@@ -87,8 +102,7 @@ def test_services_that_are_gone_leave_nothing() -> None:
     ask(rings, service(3, 4, port=81))
     rings.forget_others([service(3, 4, port=81)])
     assert list(rings._bases) == [_weights(service(3, 4, port=81))]
-    assert rings.slots(service(1, 2).key) == {}
-    assert rings.slots(service(3, 4, port=81).key)
+    assert list(rings._latest) == [service(3, 4, port=81).key]
     rings.forget_others([])
     assert not rings._bases
 

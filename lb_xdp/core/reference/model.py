@@ -330,7 +330,7 @@ class Model:
         self, envelope: Envelope, inside: Inside, backend: BackendId, hashed: int
     ) -> bytes:
         mode = self._structure.services[backend.service].mode
-        address, port = backend.backend
+        address, port = backend.backend.address, backend.backend.port
         if mode is Mode.DSR:
             return envelope.frame
         if mode.tunnel:

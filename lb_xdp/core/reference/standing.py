@@ -74,7 +74,7 @@ def _endpoints(structure: Structure, indices: Mapping[BackendId, int]) -> dict[P
     found: dict[Place, BackendId] = {}
     for identity in sorted(structure.backends, key=indices.__getitem__, reverse=True):
         if structure.services[identity.service].mode is Mode.NAT:
-            address, port = identity.backend
+            address, port = identity.backend.address, identity.backend.port
             found[address, port, identity.service.protocol.number] = identity
     return found
 

@@ -199,7 +199,7 @@ class Trial:
         return [identity for identity, _ in zip(found, range(8), strict=False)]
 
     def _at_backend(self, identity: BackendId) -> Iterator[bytes]:
-        address, port = identity.backend
+        address, port = identity.backend.address, identity.backend.port
         number, port = identity.service.protocol.number, port or _OTHER_PORT
         tcp_like = identity.service.protocol is Protocol.TCP
         there = tcp(self._port(), port, SYN) if tcp_like else udp(self._port(), port)
