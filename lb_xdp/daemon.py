@@ -79,14 +79,11 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
-_SETTLE_S = 1.5  # how long a start or reload waits for neighbours to answer
 _RETRY_S = 1.0  # how soon a failed cycle is tried again
 _REST_S = 0.01  # between a cycle and one that is due by time alone
 _LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
-_NAMES_RETRY_S = 5.0  # how soon addresses that were refused are tried again
 _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
 _SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
-_FIRST_RESULT_MARGIN_S = 0.2  # beyond the longest timeout, until undecided backends are passed over
 
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
@@ -521,6 +518,7 @@ class Daemon:
         self._forget_gone()
         self._find()
         await self._keep_up()
+        self._tidying = asyncio.create_task(self._tidy())
 
     def _require_ways(self, config: Config) -> None:
         """Refuse what this host's kernel would drop: replies that it sends, answers to probes."""

@@ -11,7 +11,7 @@ import asyncio
 
 from lb_xdp.changes import Changes
 from lb_xdp.config.difference import gateway_differences, service_differences
-from lb_xdp.core.change import needs_restart
+from lb_xdp.core.change import needs_restart, shared
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.preview import (
@@ -65,7 +65,8 @@ class Forecast:
         with self._naming.trying(to.config, present):
             try:
                 await self._passage.meanwhile(self._naming.ask(present, to.config))
-                return await self._preview(self._naming.resolved(to.config), revision)
+                config = shared(self._passage.config, self._naming.resolved(to.config))
+                return await self._preview(config, revision)
             finally:
                 self._changes.ask_names()
 

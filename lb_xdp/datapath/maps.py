@@ -240,7 +240,7 @@ class BpfMap:
         self._write_batch(keys, values[: len(keys)])
 
     def clear(self, keys: Collection[int]) -> None:
-        """Write zeros to many elements, on all CPUs. Takes turns with ``edit``."""
+        """Write zeros to many elements, on all CPUs; an edit of one is before or after that."""
         if not keys:
             return
         cpus = possible_cpus() if self.spec.per_cpu else 1

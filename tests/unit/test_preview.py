@@ -132,7 +132,7 @@ def test_a_looked_at_configuration_leaves_no_trace() -> None:
     with pytest.raises(KeyError):
         reconciler.undecided(new)
     assert reconciler.cycle() is None
-    assert all(reconciler.observed.rings[key] is image for key, image in rings.items())
+    assert reconciler.observed.rings == rings
 
 
 def test_services_that_come_and_go() -> None:
