@@ -487,7 +487,6 @@ class Daemon:
 
     async def _reload(self, wish: ReloadWish) -> Outcome:
         outcome = await self._changes.reload(wish)
-        self._tidying = asyncio.create_task(self._tidy())
         self._confirmation.begin()
         return dataclasses.replace(outcome, revision=self.revision())
 
