@@ -272,7 +272,11 @@ class Daemon:
             await stack.enter_async_context(serve_api(Path(path), self, group=group, remote=remote))
             stack.push_async_callback(self._courier.close)
             prober = await stack.enter_async_context(
-                Prober(self._probing.on_result, pace=self._reconciler.pace_s, dial_of=self._dial_of)
+                Prober(
+                    self._probing.on_result,
+                    pace=self._reconciler.vitals.pace_s,
+                    dial_of=self._dial_of,
+                )
             )
             self._probing.prober = prober
             self._watcher = Watcher(

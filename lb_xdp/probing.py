@@ -88,7 +88,7 @@ class Probing:
         """Let the prober follow when somebody is to be probed, or left alone, who was not."""
         self.lead()
         targets = self._reconciler.probed(*self._configs)
-        self.prober.set_targets(targets, known=self._reconciler.decided(targets))
+        self.prober.set_targets(targets, known=self._reconciler.vitals.decided(targets))
 
     async def carry(self, *configs: Config) -> None:
         """Be ready for probes through the datapath. Raises HostError; then nothing has changed."""

@@ -9,26 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.damping import Holds
 from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.goals import Goals
-from lb_xdp.core.health import (
-    NO_ADVICE,
-    Advice,
-    HealthState,
-    ProbeResult,
-    Target,
-    initial,
-    is_live,
-    next_interval_s,
-    observe,
-)
+from lb_xdp.core.health import Advice, HealthState, ProbeResult, Target, is_live
 from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.lingering import (
     Farewell,
@@ -41,7 +30,6 @@ from lb_xdp.core.lingering import (
 from lb_xdp.core.model import (
     Backend,
     BackendKey,
-    CheckKind,
     Config,
     HealthCheck,
     Service,
@@ -57,6 +45,7 @@ from lb_xdp.core.standing import ServiceStanding, Standing, at_start
 from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
+from lb_xdp.core.vitals import Vitals, found_up
 from lb_xdp.errors import DatapathError
 from lb_xdp.witness import Record, Seen, Witness, log_event
 
@@ -98,7 +87,7 @@ class Reconciler:
         self.observed = observed
         self.overrides = overrides or Overrides()
         self.rings = rings or Rings()
-        self.failovers = 0
+        self.vitals = Vitals()
         self.ring_build_s = 0.0
         self._goals = Goals()
         self._tallies = Tallies()
@@ -110,10 +99,6 @@ class Reconciler:
         self._record = record
         self._witness = Witness(record)
         self._judge = Judge()
-        self._health: dict[TargetId, HealthState] = {}
-        self._holds = Holds()
-        self._probe_s: dict[TargetId, float] = {}
-        self._ejected: Mapping[TargetId, HealthState] = {}
         held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
         self._adopt(config, lingering_after(config, observed, held, former, clock()))
@@ -127,24 +112,8 @@ class Reconciler:
         self._consider(self.whole_of(config))
 
     def _consider(self, whole: Config) -> None:
-        found = self._found_up(whole)
-        for target, check in checks(whole).items():
-            if target not in self._health:
-                self._health[target] = initial(check, self._clock(), found.get(target))
-
-    def _found_up(self, whole: Config) -> dict[TargetId, bool]:
-        """Return what the kernel's records say of targets; nothing of those it has no word about.
-
-        A record that is down because an operator wanted it so says nothing of health.
-        """
-        found: dict[TargetId, bool] = {}
-        for service, backend in whole.backends():
-            record = self.observed.records.get(BackendId(service.key, backend.key))
-            cut = self.overrides.admin(service.name, backend.name) is Admin.DOWN
-            if record is not None and (record.up or not cut):
-                target = target_of(service, backend)
-                found[target] = record.up or found.get(target, False)
-        return found
+        found = found_up(whole, self.observed.records, self.overrides)
+        self.vitals.consider(whole, found, self._clock())
 
     def adopt(self, config: Config) -> None:
         """Make a configuration the goal; ``cycle`` goes there. Who is not in it lingers."""
@@ -153,7 +122,7 @@ class Reconciler:
 
     def disregard(self) -> None:
         """Forget what was learnt about configurations that were considered and not adopted."""
-        self._health = {t: state for t, state in self._health.items() if t in self._checks}
+        self.vitals.disregard()
         self.rings.forget_others(self.config.services)
 
     def _adopt(self, config: Config, lingering: Held) -> None:
@@ -162,11 +131,8 @@ class Reconciler:
         self.whole = extended(config, lingering)
         self._goal = (self.whole, lingering)
         self._consider(self.whole)
-        self._checks = checks(self.whole)
+        self.vitals.adopt(self.whole, self._clock())
         self._members = members(self.whole)
-        self._health = {t: self._carry_on(t, check) for t, check in self._checks.items()}
-        self._probe_s = {t: s for t, s in self._probe_s.items() if t in self._checks}
-        self._holds.adopt(self.whole)
 
     def _lingering_after(self, config: Config) -> Held:
         return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
@@ -177,13 +143,6 @@ class Reconciler:
             return self.whole
         return extended(config, self._lingering_after(config))
 
-    def _carry_on(self, target: TargetId, check: HealthCheck) -> HealthState:
-        """Keep a target's health under a new check; only "not probed" is no health to keep."""
-        held = self._health[target]
-        if (held.health is Health.NONE) == (check.kind is CheckKind.NONE):
-            return held
-        return initial(check, self._clock(), is_live(held.health))
-
     def set_overrides(self, overrides: Overrides) -> None:
         """Make these the overrides; ``cycle`` follows them.
 
@@ -192,8 +151,7 @@ class Reconciler:
         """
         rested = resting(self.whole, self.overrides) - resting(self.whole, overrides)
         self.overrides = overrides
-        for target in rested:
-            self._health[target] = initial(self._checks[target], self._clock(), None)
+        self.vitals.begin_again(rested, self._clock())
 
     def farewells(self) -> tuple[Farewell, ...]:
         """Return what is to be kept of the backends that linger."""
@@ -266,26 +224,20 @@ class Reconciler:
         link is down: should each backend be found up again at a time of its own once the link is
         back, flows of the later ones would be lent to the first, which knows nothing of them.
         """
-        before = self._health.get(target)
-        check = self._checks.get(target, _FIRST_LOOK)
-        if before is None:
+        health, check = self.vitals.probed(target), self.vitals.check_of(target)
+        if health is None:
             return False
         if not result.ok and result.duration_s > check.timeout_s + _LATE_S:
             _log.warning("probe of %s took %.1f s: the controller was late, result ignored",
                          target.backend, result.duration_s)  # fmt: skip
             return False
-        if not result.ok and is_live(before.health) and self._severed(target, check):
+        if not result.ok and is_live(health.health) and self._severed(target, check):
             return False
-        self._probe_s[target] = result.duration_s
-        after = observe(before, result, check)
-        self._health[target] = after
-        if after.health is before.health:
-            return after.advice != before.advice
-        if is_live(before.health):
-            self.failovers += 1
-        if before.health is not Health.UNKNOWN:
-            self._note_change(target)
-        return True
+        heard = self.vitals.take(target, result, self._clock())
+        for names in self.members(target) if heard.flapping else ():
+            cause = heard.flapping
+            self._record(Event(EventKind.FLAPPING, self._timestamp(), *names, cause=cause))
+        return heard.changed
 
     def _severed(self, target: TargetId, check: HealthCheck) -> bool:
         """Say whether a probe had no way; of one that goes elsewhere nothing is known."""
@@ -296,15 +248,7 @@ class Reconciler:
 
         True if what the backends may get has changed.
         """
-        if ejected.keys() == self._ejected.keys():
-            return False
-        self.failovers += len(ejected.keys() - self._ejected.keys())
-        now_s = self._clock()
-        self._ejected = {
-            target: self._ejected.get(target) or HealthState(Health.DOWN, 0, why, now_s)
-            for target, why in ejected.items()
-        }
-        return True
+        return self.vitals.eject(ejected, self._clock())
 
     def serving(self) -> frozenset[TargetId]:
         """Return the targets that may have new flows now, of some service."""
@@ -315,54 +259,27 @@ class Reconciler:
         )
         return frozenset(t for t, record in found if record and record.up and not record.no_new)
 
-    def _note_change(self, target: TargetId) -> None:
-        """Count a change of health; one too many holds the backend down."""
-        cause = self._holds.note_change(target, self._clock())
-        for names in self.members(target) if cause else ():
-            self._record(Event(EventKind.FLAPPING, self._timestamp(), *names, cause=cause))
-
-    def _state_of(self, target: TargetId) -> HealthState | None:
-        """Return a target's health as it counts: down while it is ejected, or held down."""
-        state = self._ejected.get(target) or self._health.get(target)
-        if state is None or not is_live(state.health):
-            return state
-        left_s = self._holds.left_s(target, self._clock())
-        if not left_s:
-            return state
-        detail = f"flapping, held down for another {left_s:.0f} s; {state.detail}"
-        return replace(state, health=Health.DOWN, detail=detail)
-
     # What goes out.
-
-    def pace_s(self, target: TargetId, check: HealthCheck) -> float:
-        """Return how long after a probe's start the next one is due, as things stand."""
-        state = self._health.get(target)
-        return next_interval_s(check, state) if state is not None else check.interval_s
 
     def undecided(self, config: Config) -> set[TargetId]:
         """Return the targets of a configuration that no probe has decided about yet."""
         whole = self.whole_of(config)
         quiet = resting(whole, self.overrides)
-        wanted = checks(whole).keys() - quiet
-        return {t for t in wanted if self._health[t].health is Health.UNKNOWN}
-
-    def decided(self, wanted: Iterable[TargetId]) -> set[TargetId]:
-        """Return those of whose health something is known, from probes or from the kernel."""
-        unknown = Health.UNKNOWN
-        return {t for t in wanted if t in self._health and self._health[t].health is not unknown}
+        return self.vitals.undecided(checks(whole).keys() - quiet)
 
     def probed(self, *configs: Config) -> dict[TargetId, Target]:
         """Return what these configurations want to be probed, the last one's wishes winning."""
         wholes = [self.whole_of(config) for config in configs]
         return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
 
+    def _state_of(self, service: Service, backend: Backend) -> HealthState:
+        return self.vitals.state_of(target_of(service, backend), self._clock())
+
     def _health_of(self, service: Service, backend: Backend) -> Health:
-        held = self._state_of(target_of(service, backend))
-        return held.health if held else Health.UNKNOWN
+        return self.vitals.state_of(target_of(service, backend), self._clock()).health
 
     def _advice_of(self, service: Service, backend: Backend) -> Advice:
-        held = self._health.get(target_of(service, backend))
-        return held.advice if held else NO_ADVICE
+        return self.vitals.advice_of(target_of(service, backend))
 
     def _stand(self, whole: Config) -> Standings:
         return self._judge.stand(
@@ -410,14 +327,14 @@ class Reconciler:
         Raises DatapathError; then the kernel is read again, and the next cycle goes on from there.
         """
         started_s = self._clock()
-        self._holds.release(self._clock())
+        self.vitals.release(self._clock())
         standings = self._stand(self._goal[0])
         return self._go(standings, *self._plan(standings), started_s)
 
     def cycle_in_place(self) -> bool:
         """Do what ``cycle`` does, unless that takes another generation; say whether it was done."""
         started_s = self._clock()
-        self._holds.release(self._clock())
+        self.vitals.release(self._clock())
         standings = self._stand(self._goal[0])
         plan, desired = self._plan(standings)
         if not plan.build:
@@ -485,9 +402,8 @@ class Reconciler:
         obstacle = why_unreachable(service, backend.address, self.topology, record)
         if obstacle is not None:
             return obstacle, "", None
-        target = target_of(service, backend)
-        state = self._state_of(target) or self._health[target]
-        return state.detail, "", self._probe_s.get(target)
+        duration_s = self.vitals.probe_s(target_of(service, backend))
+        return self._state_of(service, backend).detail, "", duration_s
 
     def states(self) -> Mapping[tuple[str, str], State]:
         """Return the state of every backend after the latest cycle, by service and backend."""
@@ -511,7 +427,7 @@ class Reconciler:
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
         ends_ns.append(round((self._wake_s or 0) * 1e9))
-        ends_ns += [round(end_s * 1e9) for end_s in self._holds.ends_s()]
+        ends_ns += [round(end_s * 1e9) for end_s in self.vitals.holds_end_s()]
         return min(filter(None, ends_ns), default=None)
 
     def settling(self) -> dict[ServiceKey, tuple[int, int]]:
@@ -564,7 +480,7 @@ class Reconciler:
         for service, backend in self.whole.backends():
             target = target_of(service, backend)
             identity = BackendId(service.key, backend.key)
-            health = self._state_of(target) or self._health[target]
+            health = self._state_of(service, backend)
             index = self.observed.indices.get(identity, NO_BACKEND)
             left = self.lingering.get(identity)
             standing = standings.services[service.key].backends[backend.key]
@@ -573,7 +489,7 @@ class Reconciler:
                 self.observed.records.get(identity, UNREACHABLE),
                 counts.get(identity),
                 slots[service.key].held.get(index, 0) if service.key in slots else 0,
-                self._probe_s.get(target),
+                self.vitals.probe_s(target),
                 timestamp_s - (now_s - health.since_s),
                 flows.get(index, 0),
                 standing,
@@ -581,7 +497,7 @@ class Reconciler:
                 None if left is None else max(left.until_s - now_s, 0.0),
                 not standing.weight and self._hides(identity),
                 watched.get(identity),
-                target in self._ejected,
+                self.vitals.ejected(target),
             )
         return views
 
@@ -591,10 +507,6 @@ class Reconciler:
         wanted = set(self.config.gateway.interfaces)
         attached = wanted <= set(self.observed.attached)
         return self._arrived and attached and not self.undecided(self.config)
-
-
-_FIRST_LOOK = HealthCheck(CheckKind.TCP)
-"""For a target that is probed before its configuration is adopted: the first result decides."""
 
 
 def _sentence(plan: Plan) -> str:

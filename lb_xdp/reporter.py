@@ -116,7 +116,7 @@ class Reporter:
             config_source=config.source,
             ready=reconciler.ready and not trouble,
             last_reload=self.last_reload,
-            failovers=reconciler.failovers,
+            failovers=reconciler.vitals.failovers,
             ring_build_s=reconciler.ring_build_s,
             datapath=self._datapath_status(),
             services=services,

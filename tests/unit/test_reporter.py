@@ -250,7 +250,7 @@ def test_an_ejected_backend_is_down_and_says_why() -> None:
     (found,) = gate.snapshot().services[0].backends
     assert (found.state, found.ejected, found.slots) == (State.DOWN, True, 0)
     assert found.detail == "ejected: 37 of 40 handshakes unanswered in 5 s"
-    assert gate.reconciler.failovers == 1
+    assert gate.reconciler.vitals.failovers == 1
     assert gate.reconciler.eject({})
     gate.reconciler.cycle()
     (found,) = gate.snapshot().services[0].backends

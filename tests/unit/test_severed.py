@@ -74,10 +74,10 @@ def test_a_probe_without_a_way_decides_nothing_about_a_backend_that_was_up(
     assert tried.on_probe(TARGET, result(ok=True))
     tried.topology = topology
     assert not tried.on_probe(TARGET, result(ok=False))
-    assert is_live(tried._health[TARGET].health)
+    assert is_live(tried.vitals.state_of(TARGET, tried.now_s()).health)
     tried.topology = UP
     assert tried.on_probe(TARGET, result(ok=False))
-    assert not is_live(tried._health[TARGET].health)
+    assert not is_live(tried.vitals.state_of(TARGET, tried.now_s()).health)
 
 
 @pytest.mark.parametrize("topology", [UP, OTHER_WAY], ids=["a way", "by another interface"])
