@@ -23,7 +23,6 @@ from lb_xdp.core.lingering import (
     Farewell,
     Held,
     after_restart,
-    extended,
     farewells,
     lingering_after,
 )
@@ -37,9 +36,11 @@ from lb_xdp.core.model import (
 )
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
+from lb_xdp.core.plan_sentence import plan_sentence
 from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, unmark, was_before
+from lb_xdp.core.roster import Gone, Roster, hides
+from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, unmark
 from lb_xdp.core.snapshot import Admin, Health, State
 from lb_xdp.core.standing import ServiceStanding, Standing, at_start
 from lb_xdp.core.tally import Tallies
@@ -82,7 +83,6 @@ class Reconciler:
         timestamp: Callable[[], float] = time.time,
         rings: Rings | None = None,
     ) -> None:
-        self.config = config
         self.topology = Topology()
         self.observed = observed
         self.overrides = overrides or Overrides()
@@ -99,9 +99,11 @@ class Reconciler:
         self._record = record
         self._witness = Witness(record)
         self._judge = Judge()
-        held = after_restart(lingering, config, clock(), timestamp())
         self._wake_s: float | None = None
-        self._adopt(config, lingering_after(config, observed, held, former, clock()))
+        held = after_restart(lingering, config, clock(), timestamp())
+        staying = lingering_after(config, observed, held, former, clock())
+        self.roster = Roster(config, staying)
+        self._take_over()
         found = frozenset(observed.records) if observed.structure else None
         self._memories = at_start(self.whole, found)
 
@@ -117,7 +119,8 @@ class Reconciler:
 
     def adopt(self, config: Config) -> None:
         """Make a configuration the goal; ``cycle`` goes there. Who is not in it lingers."""
-        self._adopt(config, self._lingering_after(config))
+        lingering = self.roster.lingering_after(config, self.observed, self._clock())
+        self._adopt(config, lingering)
         self.rings.forget_others(config.services)
 
     def disregard(self) -> None:
@@ -126,22 +129,33 @@ class Reconciler:
         self.rings.forget_others(self.config.services)
 
     def _adopt(self, config: Config, lingering: Held) -> None:
-        self.config = config
-        self.lingering = lingering
-        self.whole = extended(config, lingering)
-        self._goal = (self.whole, lingering)
+        self.roster.adopt(config, lingering)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Go by the health of those that are here, and forget all others'."""
         self._consider(self.whole)
         self.vitals.adopt(self.whole, self._clock())
         self._members = members(self.whole)
 
-    def _lingering_after(self, config: Config) -> Held:
-        return lingering_after(config, self.observed, self.lingering, self.whole, self._clock())
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.roster.config
+
+    @property
+    def whole(self) -> Config:
+        """The configuration in force, with fallbacks and lingering backends in it."""
+        return self.roster.whole
+
+    @property
+    def lingering(self) -> Held:
+        """Who lingers."""
+        return self.roster.lingering
 
     def whole_of(self, config: Config) -> Config:
         """Return a configuration with all backends that it has, or would have as the goal."""
-        if config is self.config:
-            return self.whole
-        return extended(config, self._lingering_after(config))
+        return self.roster.whole_of(config, self.observed, self._clock())
 
     def set_overrides(self, overrides: Overrides) -> None:
         """Make these the overrides; ``cycle`` follows them.
@@ -163,25 +177,15 @@ class Reconciler:
         That takes another generation. Nothing else decides it, so that a generation which was
         prepared a moment ago is the one to take; until it runs, they are shown.
         """
-        now_s = self._clock()
-        stay = {key: one for key, one in self.lingering.items() if one.until_s > now_s}
-        if len(stay) < len(self.lingering):
-            self._goal = (extended(self.config, stay), stay)
-        else:
-            self._goal = (self.whole, self.lingering)
+        self.roster.let_go(self._clock())
 
-    def _forget(self, stay: Held) -> None:
-        """Take note that all lingering backends but these are gone."""
-        names = {
-            BackendId(service.key, backend.key): (service.name, backend.name)
-            for service, backend in self.whole.backends()
-        }
-        gone = [one for key, one in self.lingering.items() if key not in stay]
-        self._adopt(self.config, stay)
+    def _forget(self, gone: list[Gone]) -> None:
+        """Take note that these are gone, and only those in the goal are here."""
+        self._adopt(self.config, self.roster.goal.lingering)
         for one in gone:
             for_s = self._clock() - one.since_s
             cause = f"removed from the file {for_s:.0f} s ago, its time is over"
-            who = names[one.identity]
+            who = one.service, one.backend
             self._record(Event(EventKind.BACKEND_FORGOTTEN, self._timestamp(), *who, cause=cause))
 
     def on_flows(self, flows: Mapping[int, int], began_s: float) -> bool:
@@ -189,32 +193,7 @@ class Reconciler:
 
         ``began_s`` is when the look at the records began.
         """
-        gone = {
-            identity: replace(one, until_s=self._clock())
-            for identity, one in self.lingering.items()
-            if one.since_s < began_s and self._flowless(identity, flows)
-        }
-        if gone:
-            self.lingering = {**self.lingering, **gone}
-            self._goal = (self.whole, self.lingering)
-        return bool(gone)
-
-    def _flowless(self, identity: BackendId, flows: Mapping[int, int]) -> bool:
-        """Say whether a backend has no flow left, as far as records and slots can tell.
-
-        Where not every flow has a record, those that have none fall on slots that are unsettled.
-        """
-        index = self.observed.indices.get(identity)
-        return index is not None and not flows.get(index, 0) and not self._hides(identity)
-
-    def _hides(self, identity: BackendId) -> bool:
-        """Say whether a backend that gets no new flow may have some that no record knows."""
-        index = self.observed.indices.get(identity)
-        structure = self.observed.structure
-        ring = self.observed.rings.get(identity.service)
-        if index is None or structure is None or ring is None:
-            return True
-        return not structure.services[identity.service].tracked and was_before(ring, index)
+        return self.roster.on_flows(flows, began_s, self.observed, self._clock())
 
     def on_probe(self, target: TargetId, result: ProbeResult) -> bool:
         """Take in a probe's result; True if what the backend may get has changed.
@@ -297,7 +276,7 @@ class Reconciler:
 
     def plan(self, config: Config | None = None) -> tuple[Plan, Desired]:
         """Return the steps from what is to what a configuration asks for, as things stand."""
-        whole = self._goal[0] if config is None else self.whole_of(config)
+        whole = self.roster.goal.whole if config is None else self.whole_of(config)
         return self._plan(self._stand(whole))
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
@@ -328,14 +307,14 @@ class Reconciler:
         """
         started_s = self._clock()
         self.vitals.release(self._clock())
-        standings = self._stand(self._goal[0])
+        standings = self._stand(self.roster.goal.whole)
         return self._go(standings, *self._plan(standings), started_s)
 
     def cycle_in_place(self) -> bool:
         """Do what ``cycle`` does, unless that takes another generation; say whether it was done."""
         started_s = self._clock()
         self.vitals.release(self._clock())
-        standings = self._stand(self._goal[0])
+        standings = self._stand(self.roster.goal.whole)
         plan, desired = self._plan(standings)
         if not plan.build:
             self._go(standings, plan, desired, started_s)
@@ -356,7 +335,7 @@ class Reconciler:
             self.observed = self._datapath.observe()
             raise
         self._arrive(observed, desired, standings, touched)
-        _log.info("%s in %.1f ms", _sentence(plan), (self._clock() - started_s) * 1e3)
+        _log.info("%s in %.1f ms", plan_sentence(plan), (self._clock() - started_s) * 1e3)
         return plan
 
     def _arrive(
@@ -371,8 +350,8 @@ class Reconciler:
         self._memories = standings.memories
         self._wake_s = standings.wake_s
         self._witness.look(standings.services, touched, self._see, self._timestamp())
-        if self._goal[1] is not self.lingering:
-            self._forget(self._goal[1])
+        if self.roster.goal.lingering is not self.lingering:
+            self._forget(self.roster.gone())
 
     def _see(self, standing: ServiceStanding) -> dict[BackendKey, Seen]:
         service = standing.service
@@ -495,7 +474,7 @@ class Reconciler:
                 standing,
                 self.overrides.about(service.name, backend.name),
                 None if left is None else max(left.until_s - now_s, 0.0),
-                not standing.weight and self._hides(identity),
+                not standing.weight and hides(identity, self.observed),
                 watched.get(identity),
                 self.vitals.ejected(target),
             )
@@ -507,25 +486,3 @@ class Reconciler:
         wanted = set(self.config.gateway.interfaces)
         attached = wanted <= set(self.observed.attached)
         return self._arrived and attached and not self.undecided(self.config)
-
-
-def _sentence(plan: Plan) -> str:
-    """Say in one sentence what a cycle changed."""
-    parts = []
-    if plan.build:
-        parts.append(f"generation {plan.generation} with {_number(len(plan.rings), 'service')}")
-    elif plan.rings:
-        parts.append(f"{_number(len(plan.rings), 'ring')} written")
-    if plan.records and not plan.build:
-        parts.append(f"{_number(len(plan.records), 'backend')} updated")
-    if moved := sum(plan.moved.values()):
-        parts.append(f"{_number(moved, 'slot')} moved")
-    if plan.attach:
-        parts.append(f"attached to {', '.join(plan.attach)}")
-    if plan.detach:
-        parts.append(f"detached from {', '.join(plan.detach)}")
-    return "; ".join(parts)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

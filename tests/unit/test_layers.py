@@ -414,7 +414,7 @@ def test_flows_without_a_record_are_waited_for(gate: Gate) -> None:
     """While slots are unsettled there may be some that have not shown themselves."""
     gate.go_to(config(*BACKENDS[1:]))
     assert not gate.reconciler.on_flows({}, gate.now_s + 1)
-    gate.reconciler.lingering = {
+    gate.reconciler.roster.lingering = {
         key: replace(one, until_s=10_000.0) for key, one in gate.reconciler.lingering.items()
     }
     gate.now_s += 901
