@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.desired import UNREACHABLE, BackendId, Desired, desire, why_unreachable
+from lb_xdp.core.desired import BackendId, Desired, desire
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.goals import Goals
-from lb_xdp.core.health import Advice, HealthState, ProbeResult, Target, is_live
+from lb_xdp.core.health import Advice, ProbeResult, Target, is_live
 from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.lingering import (
     Farewell,
@@ -35,14 +35,15 @@ from lb_xdp.core.model import (
     ServiceKey,
 )
 from lb_xdp.core.override import Overrides
+from lb_xdp.core.picture import Figures, Picture
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.plan_sentence import plan_sentence
 from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.roster import Gone, Roster, hides
-from lb_xdp.core.settle import NO_BACKEND, RingImage, has_marked, unmark
-from lb_xdp.core.snapshot import Admin, Health, State
-from lb_xdp.core.standing import ServiceStanding, Standing, at_start
+from lb_xdp.core.roster import Gone, Roster
+from lb_xdp.core.settle import RingImage, has_marked, unmark
+from lb_xdp.core.snapshot import Health, State
+from lb_xdp.core.standing import ServiceStanding, at_start
 from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
@@ -251,9 +252,6 @@ class Reconciler:
         wholes = [self.whole_of(config) for config in configs]
         return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
 
-    def _state_of(self, service: Service, backend: Backend) -> HealthState:
-        return self.vitals.state_of(target_of(service, backend), self._clock())
-
     def _health_of(self, service: Service, backend: Backend) -> Health:
         return self.vitals.state_of(target_of(service, backend), self._clock()).health
 
@@ -349,40 +347,22 @@ class Reconciler:
         self._arrived = True
         self._memories = standings.memories
         self._wake_s = standings.wake_s
-        self._witness.look(standings.services, touched, self._see, self._timestamp())
+        picture = self._picture(self._timestamp())
+        see = partial(_see, picture)
+        self._witness.look(standings.services, touched, see, picture.timestamp_s)
         if self.roster.goal.lingering is not self.lingering:
             self._forget(self.roster.gone())
 
-    def _see(self, standing: ServiceStanding) -> dict[BackendKey, Seen]:
-        service = standing.service
-        return {
-            backend.key: self._see_backend(service, backend, standing.backends[backend.key])
-            for backend in service.pool.backends
-        }
-
-    def _see_backend(self, service: Service, backend: Backend, standing: Standing) -> Seen:
-        record = self.observed.records.get(BackendId(service.key, backend.key), UNREACHABLE)
-        health = self._health_of(service, backend)
-        return Seen(
-            service.name,
-            backend.name,
-            standing.state(health, reachable=record.reachable),
-            partial(self._cause, service, backend, standing),
+    def _picture(self, timestamp_s: float) -> Picture:
+        return Picture(
+            self.roster,
+            self.vitals,
+            self.overrides,
+            self.topology,
+            self.observed,
+            self._clock(),
+            timestamp_s,
         )
-
-    def _cause(
-        self, service: Service, backend: Backend, standing: Standing
-    ) -> tuple[str, str, float | None]:
-        """Say why a backend's state is what it is, who wanted it, and how long its probe took."""
-        asked = self.overrides.about(service.name, backend.name)
-        if standing.admin is not Admin.READY or standing.drains:
-            return standing.why or "weight 0 in the file", asked[0].author if asked else "", None
-        record = self.observed.records.get(BackendId(service.key, backend.key), UNREACHABLE)
-        obstacle = why_unreachable(service, backend.address, self.topology, record)
-        if obstacle is not None:
-            return obstacle, "", None
-        duration_s = self.vitals.probe_s(target_of(service, backend))
-        return self._state_of(service, backend).detail, "", duration_s
 
     def states(self) -> Mapping[tuple[str, str], State]:
         """Return the state of every backend after the latest cycle, by service and backend."""
@@ -454,31 +434,8 @@ class Reconciler:
 
         ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
         """
-        now_s, slots = self._clock(), self._tallies.of(self.observed.rings)
-        views = {}
-        for service, backend in self.whole.backends():
-            target = target_of(service, backend)
-            identity = BackendId(service.key, backend.key)
-            health = self._state_of(service, backend)
-            index = self.observed.indices.get(identity, NO_BACKEND)
-            left = self.lingering.get(identity)
-            standing = standings.services[service.key].backends[backend.key]
-            views[identity] = BackendView(
-                health,
-                self.observed.records.get(identity, UNREACHABLE),
-                counts.get(identity),
-                slots[service.key].held.get(index, 0) if service.key in slots else 0,
-                self.vitals.probe_s(target),
-                timestamp_s - (now_s - health.since_s),
-                flows.get(index, 0),
-                standing,
-                self.overrides.about(service.name, backend.name),
-                None if left is None else max(left.until_s - now_s, 0.0),
-                not standing.weight and hides(identity, self.observed),
-                watched.get(identity),
-                self.vitals.ejected(target),
-            )
-        return views
+        figures = Figures(counts, flows, watched, self._tallies.of(self.observed.rings))
+        return self._picture(timestamp_s).views(standings, figures)
 
     @property
     def ready(self) -> bool:
@@ -486,3 +443,13 @@ class Reconciler:
         wanted = set(self.config.gateway.interfaces)
         attached = wanted <= set(self.observed.attached)
         return self._arrived and attached and not self.undecided(self.config)
+
+
+def _see(picture: Picture, standing: ServiceStanding) -> dict[BackendKey, Seen]:
+    service = standing.service
+    seen = {}
+    for backend in service.pool.backends:
+        about = service, backend, standing.backends[backend.key]
+        state, cause = picture.state(*about), partial(picture.cause, *about)
+        seen[backend.key] = Seen(service.name, backend.name, state, cause)
+    return seen

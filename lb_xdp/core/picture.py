@@ -1,0 +1,114 @@
+"""All that is known of each backend at one moment: what reports show, and why its state is so.
+
+Owns putting the controller's picture side by side, backend by backend. It refuses to change any of
+it and to word a report: ``report`` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lb_xdp.core.desired import UNREACHABLE, BackendId, BackendRecord, why_unreachable
+from lb_xdp.core.health import HealthState
+from lb_xdp.core.judge import Standings
+from lb_xdp.core.model import Backend, Service, ServiceKey
+from lb_xdp.core.override import Overrides
+from lb_xdp.core.plan import Observed
+from lb_xdp.core.report import BackendView, Count, Watched
+from lb_xdp.core.roster import Roster, hides
+from lb_xdp.core.settle import NO_BACKEND
+from lb_xdp.core.snapshot import Admin, State
+from lb_xdp.core.standing import Standing
+from lb_xdp.core.tally import Tally
+from lb_xdp.core.targets import target_of
+from lb_xdp.core.topology import Topology
+from lb_xdp.core.vitals import Vitals
+
+
+class Cause(NamedTuple):
+    """Why a state is what it is: in words, who wanted it, how long the probe took that says so."""
+
+    words: str
+    author: str = ""
+    probe_s: float | None = None
+
+
+class Figures(NamedTuple):
+    """What was counted. ``flows`` are records by the index of their backend."""
+
+    counts: Mapping[BackendId, Count]
+    flows: Mapping[int, int]
+    watched: Mapping[BackendId, Watched]
+    tallies: Mapping[ServiceKey, Tally]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Good for one moment: ``now_s``, of the monotonic clock, and ``timestamp_s``, in Unix time."""
+
+    roster: Roster
+    vitals: Vitals
+    overrides: Overrides
+    topology: Topology
+    observed: Observed
+    now_s: float
+    timestamp_s: float
+
+    def views(self, standings: Standings, figures: Figures) -> dict[BackendId, BackendView]:
+        """Return what is known of every backend."""
+        return {
+            BackendId(service.key, backend.key): self._view(
+                service, backend, standings.services[service.key].backends[backend.key], figures
+            )
+            for service, backend in self.roster.whole.backends()
+        }
+
+    def _view(
+        self, service: Service, backend: Backend, standing: Standing, figures: Figures
+    ) -> BackendView:
+        identity, target = BackendId(service.key, backend.key), target_of(service, backend)
+        health = self._health(service, backend)
+        index = self.observed.indices.get(identity, NO_BACKEND)
+        left = self.roster.lingering.get(identity)
+        tally = figures.tallies.get(service.key)
+        return BackendView(
+            health,
+            self._record(service, backend),
+            figures.counts.get(identity),
+            tally.held.get(index, 0) if tally else 0,
+            self.vitals.probe_s(target),
+            self.timestamp_s - (self.now_s - health.since_s),
+            figures.flows.get(index, 0),
+            standing,
+            self.overrides.about(service.name, backend.name),
+            None if left is None else max(left.until_s - self.now_s, 0.0),
+            not standing.weight and hides(identity, self.observed),
+            figures.watched.get(identity),
+            self.vitals.ejected(target),
+        )
+
+    def state(self, service: Service, backend: Backend, standing: Standing) -> State:
+        """Return the state that a backend is in."""
+        reachable = self._record(service, backend).reachable
+        return standing.state(self._health(service, backend).health, reachable=reachable)
+
+    def cause(self, service: Service, backend: Backend, standing: Standing) -> Cause:
+        """Say why a backend's state is what it is."""
+        asked = self.overrides.about(service.name, backend.name)
+        if standing.admin is not Admin.READY or standing.drains:
+            return Cause(standing.why or "weight 0 in the file", asked[0].author if asked else "")
+        record = self._record(service, backend)
+        obstacle = why_unreachable(service, backend.address, self.topology, record)
+        if obstacle is not None:
+            return Cause(obstacle)
+        probe_s = self.vitals.probe_s(target_of(service, backend))
+        return Cause(self._health(service, backend).detail, probe_s=probe_s)
+
+    def _health(self, service: Service, backend: Backend) -> HealthState:
+        return self.vitals.state_of(target_of(service, backend), self.now_s)
+
+    def _record(self, service: Service, backend: Backend) -> BackendRecord:
+        identity = BackendId(service.key, backend.key)
+        return self.observed.records.get(identity, UNREACHABLE)
