@@ -7,16 +7,12 @@ order, then a reconciler cycle. Ending the daemon never touches what forwards.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.api.server import serve as serve_api
@@ -24,20 +20,17 @@ from lb_xdp.changes import Changes
 from lb_xdp.chronicle import Chronicle
 from lb_xdp.collector import Collector
 from lb_xdp.confirmation import Confirmation
-from lb_xdp.core.event import Event, EventFilter, EventKind
-from lb_xdp.core.flow_list import FlowList, Wanted
+from lb_xdp.control import Control
+from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.model import Config
-from lb_xdp.core.override import Override, Overrides, Subject
-from lb_xdp.core.preview import Preview
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.core.targets import TargetId, addresses
-from lb_xdp.core.wish import Match, Outcome, ReloadWish, refuse_stale, revision
+from lb_xdp.cycles import Cycles
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath, remove_pins
 from lb_xdp.errors import (
-    DatapathError,
     HostError,
     InterfaceError,
     LbError,
@@ -50,7 +43,6 @@ from lb_xdp.instance import (
     notify,
     raise_limits,
     require_privilege,
-    watchdog_s,
 )
 from lb_xdp.journal import Journal
 from lb_xdp.layers import Layers
@@ -75,15 +67,9 @@ from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
 
-Result = TypeVar("Result")
-
 _log = logging.getLogger(__name__)
 
-_RETRY_S = 1.0  # how soon a failed cycle is tried again
-_REST_S = 0.01  # between a cycle and one that is due by time alone
-_LOOK_AT_EXPIRIES_S = 60.0  # how late an override ends at most when the time of day was set
 _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
-_SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
 
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
@@ -137,7 +123,7 @@ def pinned_names() -> list[str]:
 
 
 class Daemon:
-    """One run of the daemon; it is also the Controller behind the API."""
+    """One run of the daemon."""
 
     def __init__(self, opening: Opening, path: Path, *, replace: bool) -> None:
         self._opening = opening
@@ -150,8 +136,7 @@ class Daemon:
         self._naming = Naming(self._directory, self._record, self._on_names)
         self._turns = Turns()
         self._courier = Courier()
-        self._worked_s = 0.0
-        self._exposition = Exposition(self.snapshot)
+        self._exposition = Exposition(self._snapshot)
 
     # The life of the daemon.
 
@@ -161,8 +146,6 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        self._retry = loop.call_soon(self._turns.changed.set)
-        self._settling = self._retry
         async with AsyncExitStack() as stack:
             stack.callback(self._chronicle.close)
             self._follower = await stack.enter_async_context(
@@ -180,7 +163,7 @@ class Daemon:
             with suppress(StoppedError):
                 await self._start(stack)
                 self._tidying = asyncio.create_task(self._tidy())
-                await self._turns.work(self._cycle)
+                await self._turns.work(self._cycles.cycle)
                 await self._tidy()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
             notify("STOPPING=1")
@@ -223,6 +206,12 @@ class Daemon:
         changed = self._turns.changed.set
         observe = self._exposition.observe_probe
         self._probing = Probing(self._reconciler, self._courier, changed, observe)
+        self._cycles = Cycles(
+            *(self._reconciler, self._layers, self._probing, self._turns, self._reporter),
+            prepare=self._datapath.prepare,
+            look=self._look,
+            on_gone=self._forget_gone,
+        )
         self._passage = Passage(
             self._reconciler,
             self._follower,
@@ -230,7 +219,7 @@ class Daemon:
             self._probing,
             self._turns,
             look=self._look,
-            cycle=self._cycle,
+            cycle=self._cycles.cycle,
             require=self._require_ways,
         )
         self._changes = Changes(
@@ -246,6 +235,24 @@ class Daemon:
             flows=self._flows,
             layout=self._datapath.layout_version,
         )
+        self._control = Control(
+            reconciler=self._reconciler,
+            ledger=self._ledger,
+            naming=self._naming,
+            chronicle=self._chronicle,
+            reporter=self._reporter,
+            live_flows=self._flows,
+            layers=self._layers,
+            probing=self._probing,
+            changes=self._changes,
+            confirmation=self._confirmation,
+            forecast=self._forecast,
+            turns=self._turns,
+            remove=self._datapath.remove,
+        )
+
+    def _snapshot(self) -> Snapshot:
+        return self._control.snapshot()
 
     def _look(self) -> None:
         """Take in what netlink knows by now."""
@@ -269,7 +276,9 @@ class Daemon:
                     serve_metrics(gateway.metrics_listen, self._exposition)
                 )
             path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
-            await stack.enter_async_context(serve_api(Path(path), self, group=group, remote=remote))
+            await stack.enter_async_context(
+                serve_api(Path(path), self._control, group=group, remote=remote)
+            )
             stack.push_async_callback(self._courier.close)
             prober = await stack.enter_async_context(
                 Prober(
@@ -286,10 +295,10 @@ class Daemon:
                 changed=self._turns.changed.set,
                 record=self._record,
             )
-            await self._first_cycle()
+            await self._cycles.first(self._passage.settle)
             for work in (
                 *(self._collector.work(), self._watcher.work()),
-                *(self._flows.work(), self._show_life()),
+                *(self._flows.work(), self._cycles.show_life()),
             ):
                 stack.callback(asyncio.create_task(work).cancel)
         finally:
@@ -314,173 +323,7 @@ class Daemon:
         if not (observed.generation or observed.attached):
             self._datapath.remove()
 
-    async def _first_cycle(self) -> None:
-        """Compile while neighbours and first probes answer, then go to the goal.
-
-        What forwards already goes on meanwhile: its backends are decided about by their records.
-        """
-        self._layers.expire()
-        self._reconciler.let_go()
-        config = self._reconciler.config
-        await self._probing.carry(config)
-        self._probing.probe(config)
-        plan, _ = self._reconciler.plan()
-        compiled = asyncio.to_thread(self._datapath.prepare, plan)
-        await self._turns.meanwhile(
-            asyncio.gather(compiled, self._passage.settle(config)), self._look_meanwhile
-        )
-        self._look()
-        self._reconciler.cycle()
-        await self._keep_up()
-        self._wake_in_time()
-
-    async def _look_meanwhile(self) -> None:
-        """Leave what changes to the first cycle, but for the ways of probes."""
-        self._look()
-
-    async def _cycle(self) -> None:
-        """Bring the datapath to the goal; a failure is told, and tried again."""
-        self._look()
-        self._layers.expire()
-        if not self._probing.changing:  # a reload that is under way has its generation ready
-            self._reconciler.let_go()
-        try:
-            if not self._reconciler.cycle_in_place():
-                plan, _ = self._reconciler.plan()  # which may take the compiler a second:
-                await asyncio.to_thread(self._datapath.prepare, plan)  # probes must not wait
-                self._look()
-                self._reconciler.cycle()
-        except DatapathError as error:
-            self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
-            _log.error("cycle failed, trying again: %s", error)
-            self._retry.cancel()
-            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._turns.changed.set)
-        else:
-            self._reporter.trouble = ""
-            self._worked_s = asyncio.get_running_loop().time()
-            await self._keep_up()
-            self._wake_in_time()
-
-    async def _keep_up(self) -> None:
-        """Let disk, probes and metrics follow when an override or a lingering backend has gone."""
-        if self._layers.behind():
-            self._forget_gone()
-            self._probing.again()
-            await self._layers.keep_up()
-
-    async def _show_life(self) -> None:
-        """Tell systemd's watchdog that decisions are made, as long as they are.
-
-        A cycle is asked for as anybody would, so what answers is the task that decides.
-        """
-        interval_s = watchdog_s()
-        loop = asyncio.get_running_loop()
-        while interval_s:
-            asked_s = loop.time()
-            self._turns.changed.set()
-            await asyncio.sleep(interval_s / _SIGNS_OF_LIFE)
-            if self._worked_s >= asked_s:
-                notify("WATCHDOG=1")
-
-    def _wake_in_time(self) -> None:
-        """Have a cycle when one is due though nothing happens."""
-        loop = asyncio.get_running_loop()
-        waits_s = []
-        deadline_ns = self._reconciler.next_deadline_ns()
-        if deadline_ns is not None:
-            waits_s.append(deadline_ns / 1e9 - loop.time())
-        expiry_s = self._reconciler.overrides.next_expiry_timestamp_s()
-        if expiry_s is not None:
-            waits_s.append(min(expiry_s - time.time(), _LOOK_AT_EXPIRIES_S))
-        self._settling.cancel()
-        if waits_s:
-            self._settling = loop.call_later(max(min(waits_s), _REST_S), self._turns.changed.set)
-
-    # What others call: they leave word, or wait for their turn.
-
-    def snapshot(self) -> Snapshot:
-        """Return the gateway as it is now."""
-        reporter, ledger = self._reporter, self._ledger
-        reporter.name_notices = self._naming.notices(ledger.present.config)
-        reporter.change, reporter.last_reload = ledger.status(), self._changes.last_reload
-        trouble = filter(None, [self._confirmation.trouble])
-        reporter.change_notices = (*trouble, *ledger.notices())
-        return self._chronicle.completed(self._reporter.snapshot())
-
-    async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
-        """Return events that are wanted; the Controller's part of the API."""
-        return await self._chronicle.events(wanted, wait_s)
-
-    async def plan(self, text: str | None, source: str) -> Preview:
-        """Return what a configuration would change; the Controller's part of the API."""
-        return await self._turns.in_turn(lambda: self._forecast.plan(text, source, self.revision()))
-
-    async def reload(self, wish: ReloadWish) -> Outcome:
-        """Go to another configuration, all or nothing; the Controller's part of the API."""
-        return await self._in_turn(wish.match, lambda: self._reload(wish), complete=True)
-
-    async def confirm(self, author: str, match: Match) -> str:
-        """Keep a change that waits for it; the Controller's part of the API."""
-        return await self._in_turn(match, lambda: self._confirmation.confirm(author))
-
-    async def roll_back(self, author: str, match: Match) -> str:
-        """Undo a change that waits to be confirmed; the Controller's part of the API."""
-        return await self._in_turn(match, lambda: self._confirmation.roll_back(author))
-
-    async def flows(self, wanted: Wanted) -> FlowList:
-        """Return recorded flows; the Controller's part of the API."""
-        return await self._flows.listed(wanted)
-
-    def revision(self) -> str:
-        """Return what the desired state is called: configuration and overrides."""
-        return revision(self._ledger.present.digest, self._reconciler.overrides)
-
-    def names(self) -> Mapping[str, Sequence[str]]:
-        """Return the backends' names by service, those that linger included."""
-        return {
-            service.name: [backend.name for backend in service.pool.backends]
-            for service in self._reconciler.whole.services
-        }
-
-    def overrides(self) -> Overrides:
-        """Return what was asked for at run time and still holds."""
-        return self._reconciler.overrides
-
-    async def set_overrides(self, *overrides: Override, match: Match) -> None:
-        """Let these hold from now on, all or none; they are on disk before they do.
-
-        Raises UnknownNameError, UnfitOverrideError and StoreError; then nothing was changed.
-        """
-        await self._in_turn(match, lambda: self._override(self._layers.set(overrides)))
-
-    async def clear_overrides(
-        self, *subjects: Subject, author: str, match: Match
-    ) -> tuple[Override, ...]:
-        """Let the file hold again for these, all or none, and return what held.
-
-        ``author`` is who wants that. Raises StoreError; then nothing was changed.
-        """
-        change = partial(self._layers.clear, subjects, author)
-        return await self._in_turn(match, lambda: self._override(change()))
-
-    async def detach(self, match: Match) -> None:
-        """Remove program and pins, and end; the Controller's part of the API."""
-        await self._in_turn(match, self._detach)
-
-    async def _in_turn(
-        self, match: Match, change: Callable[[], Awaitable[Result]], *, complete: bool = False
-    ) -> Result:
-        """Make a change in its turn, unless another one came first. Raises StaleError then.
-
-        The look and the change are one turn, so nothing comes in between. One that is ``complete``
-        by itself is answered before the next cycle.
-        """
-
-        async def carry_out() -> Result:
-            refuse_stale(match, self.revision())
-            return await change()
-
-        return await self._turns.in_turn(carry_out, complete=complete)
+    # Signals and other words: they wait for their turn.
 
     def _stop(self) -> None:
         _log.info("told to stop: what forwards goes on")
@@ -489,30 +332,14 @@ class Daemon:
     def _on_hangup(self) -> None:
         self._turns.ask(self._changes.reload_on_hangup)
 
-    async def _reload(self, wish: ReloadWish) -> Outcome:
-        outcome = await self._changes.reload(wish)
-        self._confirmation.begin()
-        return dataclasses.replace(outcome, revision=self.revision())
-
     def _on_names(self) -> None:
         self._turns.ask(self._take_answers)
 
     async def _take_answers(self) -> None:
         await self._changes.take_answers()
 
-    async def _override(self, change: Awaitable[Result]) -> Result:
-        """Change overrides; the cycle that follows in the same turn brings them to the kernel."""
-        changed = await change
-        self._probing.again()
-        return changed
-
     def _dial_of(self, target: TargetId) -> Dial:
         return Direct() if target.service is None else self._courier.dial(target)
-
-    async def _detach(self) -> None:
-        for removed in self._datapath.remove():
-            _log.info("removed %s", removed)
-        self._turns.stop()
 
     # Changes of the configuration.
 
@@ -520,7 +347,7 @@ class Daemon:
         """Let metrics, journal and disk follow to another configuration."""
         self._forget_gone()
         self._find()
-        await self._keep_up()
+        await self._cycles.keep_up()
         self._tidying = asyncio.create_task(self._tidy())
 
     def _require_ways(self, config: Config) -> None:

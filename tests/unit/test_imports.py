@@ -53,6 +53,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "forecast": CORE
     | {"changes", "config", "ledger", "live_flows"}
     | {"naming", "passage", "reconciler", "turns"},
+    "cycles": CORE | {"instance", "layers", "probing", "reconciler", "reporter", "turns"},
+    "control": CORE
+    | {"changes", "chronicle", "confirmation", "forecast", "layers", "ledger", "live_flows"}
+    | {"naming", "probing", "reconciler", "reporter", "turns"},
     "daemon": CORE
     | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
     | {
@@ -66,7 +70,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "confirmation",
     }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
-    | {"ring_book"}
+    | {"ring_book", "control", "cycles"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
