@@ -14,11 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import BackendId, Desired
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.core.goals import Goals
-from lb_xdp.core.health import Advice, ProbeResult, Target, is_live
-from lb_xdp.core.judge import Judge, Standings
+from lb_xdp.core.health import ProbeResult, Target, is_live
+from lb_xdp.core.judge import Standings
 from lb_xdp.core.lingering import (
     Farewell,
     Held,
@@ -27,22 +26,21 @@ from lb_xdp.core.lingering import (
     lingering_after,
 )
 from lb_xdp.core.model import (
-    Backend,
     BackendKey,
     Config,
     HealthCheck,
-    Service,
     ServiceKey,
 )
 from lb_xdp.core.override import Overrides
 from lb_xdp.core.picture import Figures, Picture
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.plan_sentence import plan_sentence
+from lb_xdp.core.planner import Planner
 from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.roster import Gone, Roster
 from lb_xdp.core.settle import RingImage, has_marked, unmark
-from lb_xdp.core.snapshot import Health, State
+from lb_xdp.core.snapshot import State
 from lb_xdp.core.standing import ServiceStanding, at_start
 from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
@@ -87,26 +85,21 @@ class Reconciler:
         self.topology = Topology()
         self.observed = observed
         self.overrides = overrides or Overrides()
-        self.rings = rings or Rings()
         self.vitals = Vitals()
         self.ring_build_s = 0.0
-        self._goals = Goals()
         self._tallies = Tallies()
         self._arrived = False
         self._datapath = datapath
-        self._build = build
         self._clock = clock
         self._timestamp = timestamp
         self._record = record
         self._witness = Witness(record)
-        self._judge = Judge()
-        self._wake_s: float | None = None
         held = after_restart(lingering, config, clock(), timestamp())
         staying = lingering_after(config, observed, held, former, clock())
         self.roster = Roster(config, staying)
         self._take_over()
         found = frozenset(observed.records) if observed.structure else None
-        self._memories = at_start(self.whole, found)
+        self._planner = Planner(build, rings or Rings(), at_start(self.whole, found))
 
     # What comes in.
 
@@ -122,12 +115,12 @@ class Reconciler:
         """Make a configuration the goal; ``cycle`` goes there. Who is not in it lingers."""
         lingering = self.roster.lingering_after(config, self.observed, self._clock())
         self._adopt(config, lingering)
-        self.rings.forget_others(config.services)
+        self._planner.rings.forget_others(config.services)
 
     def disregard(self) -> None:
         """Forget what was learnt about configurations that were considered and not adopted."""
         self.vitals.disregard()
-        self.rings.forget_others(self.config.services)
+        self._planner.rings.forget_others(self.config.services)
 
     def _adopt(self, config: Config, lingering: Held) -> None:
         self.roster.adopt(config, lingering)
@@ -252,21 +245,8 @@ class Reconciler:
         wholes = [self.whole_of(config) for config in configs]
         return {t: target for w in wholes for t, target in targets(w, self.overrides).items()}
 
-    def _health_of(self, service: Service, backend: Backend) -> Health:
-        return self.vitals.state_of(target_of(service, backend), self._clock()).health
-
-    def _advice_of(self, service: Service, backend: Backend) -> Advice:
-        return self.vitals.advice_of(target_of(service, backend))
-
     def _stand(self, whole: Config) -> Standings:
-        return self._judge.stand(
-            whole,
-            self.overrides,
-            self._health_of,
-            self._memories,
-            self._clock(),
-            advice_of=self._advice_of,
-        )
+        return self._planner.stand(whole, self.overrides, self.vitals, self._clock())
 
     def standings(self) -> Standings:
         """Return what every backend of the present configuration is to get, as things stand."""
@@ -278,23 +258,11 @@ class Reconciler:
         return self._plan(self._stand(whole))
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
-        started_s, builds = self._clock(), self.rings.builds
-        held = self.observed.records
-        desired = self._goals.of(
-            standings,
-            self.topology,
-            held,
-            lambda: desire(
-                standings.config,
-                self.topology,
-                standings.live,
-                self.rings.ring_of,
-                build=self._build,
-                held=held,
-            ),
-        )
+        rings = self._planner.rings
+        started_s, builds = self._clock(), rings.builds
+        desired = self._planner.desired(standings, self.topology, self.observed.records)
         plan = make_plan(self.observed, desired, self._now_ns())
-        if self.rings.builds > builds:
+        if rings.builds > builds:
             self.ring_build_s = self._clock() - started_s
         return plan, desired
 
@@ -345,8 +313,7 @@ class Reconciler:
     ) -> None:
         self.observed = replace(observed, applied=desired, recorded={}, proven={})
         self._arrived = True
-        self._memories = standings.memories
-        self._wake_s = standings.wake_s
+        self._planner.arrive(standings)
         picture = self._picture(self._timestamp())
         see = partial(_see, picture)
         self._witness.look(standings.services, touched, see, picture.timestamp_s)
@@ -385,7 +352,7 @@ class Reconciler:
         """
         ends_ns = [image.unsettled_until_ns for image in self.observed.rings.values()]
         ends_ns += [round(one.until_s * 1e9) for one in self.lingering.values()]
-        ends_ns.append(round((self._wake_s or 0) * 1e9))
+        ends_ns.append(round((self._planner.wake_s or 0) * 1e9))
         ends_ns += [round(end_s * 1e9) for end_s in self.vitals.holds_end_s()]
         return min(filter(None, ends_ns), default=None)
 
