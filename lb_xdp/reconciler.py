@@ -32,17 +32,15 @@ from lb_xdp.core.model import (
     ServiceKey,
 )
 from lb_xdp.core.override import Overrides
-from lb_xdp.core.picture import Figures, Picture
+from lb_xdp.core.picture import Picture
 from lb_xdp.core.plan import Observed, Plan, SlotNumbers, make_plan
 from lb_xdp.core.plan_sentence import plan_sentence
 from lb_xdp.core.planner import Planner
-from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.roster import Gone, Roster
-from lb_xdp.core.settle import RingImage, has_marked, unmark
+from lb_xdp.core.settle import RingImage, has_marked, unmarking
 from lb_xdp.core.snapshot import State
 from lb_xdp.core.standing import ServiceStanding, at_start
-from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
 from lb_xdp.core.topology import Topology
 from lb_xdp.core.vitals import Vitals, found_up
@@ -87,7 +85,6 @@ class Reconciler:
         self.overrides = overrides or Overrides()
         self.vitals = Vitals()
         self.ring_build_s = 0.0
-        self._tallies = Tallies()
         self._arrived = False
         self._datapath = datapath
         self._clock = clock
@@ -314,13 +311,14 @@ class Reconciler:
         self.observed = replace(observed, applied=desired, recorded={}, proven={})
         self._arrived = True
         self._planner.arrive(standings)
-        picture = self._picture(self._timestamp())
+        picture = self.picture(self._timestamp())
         see = partial(_see, picture)
         self._witness.look(standings.services, touched, see, picture.timestamp_s)
         if self.roster.goal.lingering is not self.lingering:
             self._forget(self.roster.gone())
 
-    def _picture(self, timestamp_s: float) -> Picture:
+    def picture(self, timestamp_s: float) -> Picture:
+        """Return all that is known at this moment, which is ``timestamp_s`` in Unix time."""
         return Picture(
             self.roster,
             self.vitals,
@@ -356,11 +354,6 @@ class Reconciler:
         ends_ns += [round(end_s * 1e9) for end_s in self.vitals.holds_end_s()]
         return min(filter(None, ends_ns), default=None)
 
-    def settling(self) -> dict[ServiceKey, tuple[int, int]]:
-        """Return how many slots of each service are unsettled, and how many marked."""
-        tallies = self._tallies.of(self.observed.rings)
-        return {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()}
-
     def marked(self) -> dict[ServiceKey, RingImage]:
         """Return the rings with marked slots; call it before flow records are read."""
         return {key: image for key, image in self.observed.rings.items() if has_marked(image)}
@@ -370,39 +363,15 @@ class Reconciler:
     ) -> bool:
         """Take in which slots flow records fall on; True if a cycle can settle some slot now.
 
-        ``marked`` is what ``marked`` returned before the records were read. A ring that has changed
-        since keeps its marks, as does one that ``recorded`` says nothing of: records may have been
-        added after they were read.
+        ``marked`` is what ``marked`` returned before the records were read.
         """
-        held = self.observed.rings
-        useful = {
-            key: recorded[key]
-            for key, image in marked.items()
-            if held.get(key) is image
-            and key in recorded
-            and unmark(image, recorded[key]) is not image
-        }
+        useful = unmarking(marked, recorded, self.observed.rings)
         self.observed = replace(self.observed, recorded=useful)
         return bool(useful)
 
     def members(self, target: TargetId) -> list[tuple[str, str]]:
         """Return the names, service and backend, that a probed target has."""
         return self._members.get(target, [])
-
-    def views(
-        self,
-        standings: Standings,
-        counts: Mapping[BackendId, Count],
-        timestamp_s: float,
-        flows: Mapping[int, int],
-        watched: Mapping[BackendId, Watched],
-    ) -> dict[BackendId, BackendView]:
-        """Return what is known of every backend, by ``standings`` of this very moment.
-
-        ``timestamp_s`` is now, in Unix time; ``flows`` are records by the index of their backend.
-        """
-        figures = Figures(counts, flows, watched, self._tallies.of(self.observed.rings))
-        return self._picture(timestamp_s).views(standings, figures)
 
     @property
     def ready(self) -> bool:

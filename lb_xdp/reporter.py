@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lb_xdp import __version__
 from lb_xdp.core.desired import BackendId
+from lb_xdp.core.picture import Figures
 from lb_xdp.core.report import (
     Count,
     Watched,
@@ -29,6 +30,7 @@ from lb_xdp.core.snapshot import (
     Share,
     Snapshot,
 )
+from lb_xdp.core.tally import Tallies
 from lb_xdp.reconciler import Reconciler
 
 
@@ -79,6 +81,7 @@ class Reporter:
         self._datapath = datapath
         self._collector = collector
         self._layers = layers
+        self._tallies = Tallies()
         self._started_timestamp_s = time.time()
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         self.host_notices: tuple[str, ...] = ()
@@ -95,9 +98,11 @@ class Reporter:
         counts = self._datapath.backend_counts(reconciler.observed.indices)
         watched = self._datapath.watch_counts(reconciler.observed.indices)
         standings = reconciler.standings()
-        views = reconciler.views(standings, counts, now_s, self._collector.flows, watched)
+        tallies = self._tallies.of(reconciler.observed.rings)
+        figures = Figures(counts, self._collector.flows, watched, tallies)
+        views = reconciler.picture(now_s).views(standings, figures)
         whole, panics = reconciler.whole, standings.panics
-        slots = reconciler.settling()
+        slots = {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()}
         services = service_statuses(
             whole,
             reconciler.topology,

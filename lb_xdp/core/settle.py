@@ -17,10 +17,13 @@ numpy is allowed here: rings are arrays.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Key = TypeVar("Key")
 
 NO_BACKEND = 0
 """The index that stands for none in a ring; no backend ever has it."""
@@ -171,6 +174,24 @@ def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImag
     if not free.any():
         return image
     return image._replace(slots=np.where(free, current_of(image.slots), image.slots))
+
+
+def unmarking(
+    marked: Mapping[Key, RingImage],
+    recorded: Mapping[Key, npt.NDArray[np.integer[Any]]],
+    held: Mapping[Key, RingImage],
+) -> dict[Key, npt.NDArray[np.integer[Any]]]:
+    """Return of ``recorded`` what lets some mark go, now that the rings are those ``held``.
+
+    ``marked`` are the rings before the records were read. One that has changed since keeps its
+    marks, as does one that ``recorded`` says nothing of: records may have been added after they
+    were read.
+    """
+    return {
+        key: recorded[key]
+        for key, image in marked.items()
+        if held.get(key) is image and key in recorded and unmark(image, recorded[key]) is not image
+    }
 
 
 def _unpack(slots: Slots) -> tuple[Slots, Slots, Slots]:

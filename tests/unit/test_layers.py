@@ -29,9 +29,11 @@ from lb_xdp.core.model import (
     XdpMode,
 )
 from lb_xdp.core.override import Kind, Override, Overrides, Subject
+from lb_xdp.core.picture import Figures
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.report import orphan_notices, panic_notices, service_statuses
 from lb_xdp.core.snapshot import BackendStatus, Health, State
+from lb_xdp.core.tally import Tallies
 from lb_xdp.core.targets import TargetId
 from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.errors import StoreError, UnknownNameError
@@ -125,7 +127,8 @@ class Gate:
     def statuses(self) -> dict[str, BackendStatus]:
         reconciler = self.reconciler
         standings = reconciler.standings()
-        views = reconciler.views(standings, {}, 1000.0, {}, {})
+        figures = Figures({}, {}, {}, Tallies().of(reconciler.observed.rings))
+        views = reconciler.picture(1000.0).views(standings, figures)
         (service,) = service_statuses(reconciler.whole, TOPOLOGY, views, {}, standings.panics)
         return {backend.name: backend for backend in service.backends}
 
