@@ -1,8 +1,10 @@
 """Keeps the datapath true to the configuration, the probes and the network.
 
-Owns the controller's picture: configuration, health, topology, what the kernel holds. Whatever
-changes ends in ``cycle``: desired, plan, apply. It does no I/O of its own: the daemon hands in
-results and topologies, and a datapath behind ``DatapathPort`` does what the plan says.
+Owns the cycle, where whatever changes ends: stand, desire, plan, apply, arrive; and which probe
+results are believed. It refuses to own what it joins: who is here (``core.roster``), health
+(``core.vitals``), what cycles remember (``core.planner``), what reports show (``core.picture``). It
+does no I/O of its own: the daemon hands in results and topologies, and a datapath behind
+``DatapathPort`` does what the plan says.
 """
 
 from __future__ import annotations
