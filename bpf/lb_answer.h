@@ -197,6 +197,15 @@ static __always_inline int lb_write_error(struct xdp_md *ctx, struct lb_packet *
 	icmp[1] = bpf_htonl(budget->aside[LB_ASIDE_WORD]);
 	sum = lb_sum_to_end(icmp, packet->end,
 			    LB_ICMP_HEADER + (family == 4 ? LB_QUOTE4 : LB_QUOTE6));
+	/* Of pointers from before the loop, the verifier knows another range at each of its ends. */
+	LB_LOAD_ANEW();
+	packet->eth = (void *)(long)ctx->data;
+	packet->end = (void *)(long)ctx->data_end;
+	packet->l3 = (void *)packet->eth + packet->l3_at;
+	LB_KEEP(packet->l3);
+	if ((void *)(packet->eth + 1) > packet->end || packet->l3 + added + ip_len > packet->end)
+		return LB_END(internal);
+	icmp = packet->l3 + ip_len;
 	if (family == 4) {
 		lb_write_answer4(packet->l3, packet->l3 + added, LB_ICMP_HEADER + quote);
 	} else {

@@ -46,8 +46,10 @@ static __always_inline int lb_snat_held(struct lb_flow_key *key, struct lb_flow_
 		return 0;
 	its = (__u32 *)&taken->flow;
 #pragma unroll
-	for (int i = 0; i < (int)(sizeof(*flow) / 4); i++)
-		differ |= mine[i] ^ its[i]; /* no branch each: the verifier would follow them all */
+	for (int i = 0; i < (int)(sizeof(*flow) / 4); i++) {
+		differ |= mine[i] ^ its[i];
+		LB_KEEP(differ); /* no branch each, as of LLVM 19: the verifier would follow them all */
+	}
 	return !differ;
 }
 

@@ -17,11 +17,14 @@
 #define LB_ICMP_HEADER 8 /* octets of an ICMP or ICMPv6 header, the same for both */
 
 /*
- * Keeps the compiler from reasoning about a pointer (LLVM 14): from computing it anew from what it
+ * Keeps the compiler (LLVM 14, 19) from reasoning about a pointer: from computing it anew from what it
  * was made of, where the verifier knows how far it may be read only for that very sum; and from
  * testing in place of a pointer that may be NULL the condition that made it so.
  */
 #define LB_KEEP(pointer) asm volatile("" : "+r"(pointer))
+
+/* Has the compiler load anew what it loaded before: a pointer of the context, for one. */
+#define LB_LOAD_ANEW() asm volatile("" ::: "memory")
 
 /*
  * Puts a number aside and takes it up again: the same number, of which the verifier knows nothing

@@ -50,6 +50,7 @@ static __always_inline void lb_watch_look(struct lb_packet *packet, struct lb_st
 	struct tcphdr *tcp = lb_tcp(packet);
 	int syn;
 
+	LB_KEEP(tcp);
 	packet->sight = LB_SIGHT_NONE;
 	if (!(stand->wishes & LB_WISH_WATCH) || !tcp)
 		return;
@@ -126,6 +127,7 @@ static __always_inline void lb_watch_reply(struct lb_packet *packet, __u32 index
 	struct lb_handshake *known;
 	__u32 mark;
 
+	LB_KEEP(tcp);
 	if (!(backend->flags & LB_BACKEND_WATCHED) || !tcp || !(tcp->syn | tcp->rst))
 		return;
 	count = lb_watch_count_of(index);
