@@ -61,7 +61,9 @@ class Daemon:
     def start(self, *interfaces: str) -> None:
         """Start it, and return when systemd heard that it forwards."""
         self.machine.write(_CONFIG, config(interfaces))
-        self.machine.run("systemctl", "start", "lb-xdp@gw1", timeout_s=_START_S)
+        start = ("systemctl", "start", "lb-xdp@gw1")
+        started = self.machine.run(*start, check=False, timeout_s=_START_S)
+        assert started.returncode == 0, self.log()
 
     def remove(self) -> None:
         """Stop it, and take the program off."""
