@@ -38,15 +38,14 @@ static __always_inline void lb_count_reply(__u32 backend, struct lb_packet *pack
 	count->reply_bytes += packet->frame_len;
 }
 
-#define LB_COUNT_FLOWS(field, more)                                                                \
+#define LB_COUNT_FLOW(field)                                                                       \
 	({                                                                                         \
 		__u32 lb_zero = 0;                                                                 \
 		struct lb_flow_count *lb_count = bpf_map_lookup_elem(LB_MAP(flow_counts),          \
 								     &lb_zero);                    \
                                                                                                    \
 		if (lb_count)                                                                      \
-			lb_count->field += (more);                                                 \
+			lb_count->field += 1;                                                      \
 	})
-#define LB_COUNT_FLOW(field) LB_COUNT_FLOWS(field, 1)
 
 #endif

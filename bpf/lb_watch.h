@@ -47,12 +47,15 @@ static __always_inline __u32 lb_handshake_mark(__u32 sequence, const __be32 *cli
 static __always_inline void lb_watch_look(struct lb_packet *packet, struct lb_stand *stand,
 					  __u32 *mark, int family)
 {
-	struct tcphdr *tcp = lb_tcp(packet);
+	struct tcphdr *tcp;
 	int syn;
 
-	LB_KEEP(tcp);
 	packet->sight = LB_SIGHT_NONE;
-	if (!(stand->wishes & LB_WISH_WATCH) || !tcp)
+	if (!(stand->wishes & LB_WISH_WATCH))
+		return;
+	tcp = lb_tcp(packet);
+	LB_KEEP(tcp);
+	if (!tcp)
 		return;
 	syn = lb_is_syn(packet);
 	if (!syn && (stand->kind >= LB_KIND_NAT || tcp->syn | tcp->rst))
@@ -122,13 +125,16 @@ static __always_inline void lb_watch_reply(struct lb_packet *packet, __u32 index
 					   struct lb_backend *backend, const __be32 *client,
 					   __be16 client_port, int family)
 {
-	struct tcphdr *tcp = lb_tcp(packet);
 	struct lb_watch_count *count;
 	struct lb_handshake *known;
+	struct tcphdr *tcp;
 	__u32 mark;
 
+	if (!(backend->flags & LB_BACKEND_WATCHED))
+		return;
+	tcp = lb_tcp(packet);
 	LB_KEEP(tcp);
-	if (!(backend->flags & LB_BACKEND_WATCHED) || !tcp || !(tcp->syn | tcp->rst))
+	if (!tcp || !(tcp->syn | tcp->rst))
 		return;
 	count = lb_watch_count_of(index);
 	if (!count)
