@@ -99,9 +99,9 @@ class AddressBook:
             )
         else:
             self._trouble.pop(question, None)
-        if after.addresses(question) != before:
-            self._tell(EventKind.RESOLVED, question, before, after.addresses(question), cause)
         changed = after.addresses(question) != before
+        if changed:
+            self._tell(EventKind.RESOLVED, question, before, after.addresses(question), cause)
         self._keep(after)
         return changed
 

@@ -73,9 +73,11 @@ class Changes:
         """
         path = self._ledger.path
         meanwhile = self._passage.meanwhile
-        own = await asyncio.to_thread(text_of, path)
-        if text is None or text == own:
+        if text is None:
             return await meanwhile(asyncio.to_thread(read, path)), ""
+        own = await asyncio.to_thread(text_of, path)
+        if text == own:
+            return await meanwhile(asyncio.to_thread(written, own, str(path))), ""
         return await meanwhile(asyncio.to_thread(written, text, source)), called(own)
 
     def ask_names(self) -> None:

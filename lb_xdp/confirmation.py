@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from lb_xdp.changes import Changes
 from lb_xdp.core.event import Event, EventKind
-from lb_xdp.errors import InvalidConfigError, LbError, NotNowError, StoppedError
+from lb_xdp.errors import LbError, NotNowError, StoppedError
 from lb_xdp.instance import notify
 from lb_xdp.ledger import Ledger
-from lb_xdp.pending import InForce, Written, after_roll_back, text_of, written
+from lb_xdp.pending import InForce, Written, after_roll_back, text_of, written_again
 from lb_xdp.turns import Turns
 from lb_xdp.witness import Record
 
@@ -43,7 +43,7 @@ class Confirmation:
         if undo is None:
             return
         if self._changes.former is None:
-            self._changes.former = _former(undo.text, undo.source)
+            self._changes.former = written_again(undo.text, undo.source)
         self._wake_in(undo.left_s(time.time()))
 
     def _wake_in(self, seconds: float) -> None:
@@ -132,11 +132,3 @@ class Confirmation:
 
     def _tell(self, kind: EventKind, cause: str, author: str) -> None:
         self._record(Event(kind, time.time(), cause=cause, author=author))
-
-
-def _former(text: str, source: str) -> Written | None:
-    try:
-        return written(text, source)
-    except InvalidConfigError as error:
-        _log.error("what a roll-back would go back to is refused by now: %s", error)
-        return None

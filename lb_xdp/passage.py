@@ -19,7 +19,6 @@ from lb_xdp.core.model import Address, Config, ServiceKey
 from lb_xdp.core.names import total_backends
 from lb_xdp.core.plan import Plan
 from lb_xdp.core.targets import addresses
-from lb_xdp.core.topology import Topology
 from lb_xdp.errors import HostError
 from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
@@ -33,8 +32,6 @@ _SETTLE_S = 1.5  # how long neighbours may take to answer
 class FollowerPort(Protocol):
     """What is needed of netlink; see ``netlink.follow.Follower``."""
 
-    @property
-    def topology(self) -> Topology: ...  # noqa: D102 - see Follower
     def set_interfaces(self, names: Collection[str]) -> None: ...  # noqa: D102 - see Follower
     async def set_targets(self, targets: Collection[Address]) -> None: ...  # noqa: D102 - see Follower
     async def settle(self, timeout_s: float) -> object: ...  # noqa: D102 - see Follower
@@ -123,9 +120,9 @@ class Passage:
         ``allow`` may raise when it does not like the plan; nothing happens between that and its
         being carried out. Raises DatapathError; then the one before is the goal again.
         """
-        if allow is not None:
-            allow(self.plan(config))
         self._look()
+        if allow is not None:
+            allow(self._reconciler.plan(config)[0])
         self._reconciler.adopt(config)
         done = self._reconciler.cycle()
         self.config = config

@@ -154,19 +154,22 @@ def openings(file: Written, held: InForce | None, now_timestamp_s: float) -> lis
     """
     if held is None or (held.undo is None and held.passed_over != called(file.text)):
         return [Opening(file)]
-    present = _again(held.text, held.source)
+    present = written_again(held.text, held.source)
     found = [Opening(present, held)] if present else []
     undo = held.undo
     if undo is not None and not undo.left_s(now_timestamp_s):
-        before = _again(undo.text, undo.source)
+        before = written_again(undo.text, undo.source)
         if before is not None:
             after = after_roll_back(before, file.text, now_timestamp_s)
             found.insert(0, Opening(before, after, undone=present or before))
     return found or [Opening(file)]
 
 
-def _again(text: str, source: str) -> Written | None:
-    """Return a configuration that was fine once; it may name files that are gone by now."""
+def written_again(text: str, source: str) -> Written | None:
+    """Return a configuration that was fine once; None, and a word in the log, where it is not now.
+
+    It may name files that are gone.
+    """
     try:
         return written(text, source)
     except InvalidConfigError as error:

@@ -229,14 +229,11 @@ class BpfMap:
         except OSError as error:
             raise MapError(f"map {self.spec.name}[{key}]: {error.strerror}") from error
 
-    def write_all(self, keys: Sequence[int], values: Sequence[Values]) -> None:
-        """Write many elements by one system call; not for per-CPU maps."""
-        if not keys:
-            return
-        self._write_batch(keys, np.array(values, dtype=self.spec.value))
-
     def write_block(self, keys: Sequence[int], values: Values) -> None:
-        """Write many elements by one system call, out of an array that lies as the map's do."""
+        """Write many elements by one system call, out of an array that lies as the map's do.
+
+        Not for per-CPU maps.
+        """
         self._write_batch(keys, values[: len(keys)])
 
     def clear(self, keys: Collection[int]) -> None:

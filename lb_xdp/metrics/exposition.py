@@ -7,7 +7,7 @@ samples of a scrape agree with each other. Labels are bounded by the configurati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple
@@ -169,7 +169,7 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
     yield _availability(rows)
 
 
-def _availability(rows: Sequence[tuple[tuple[str, str], BackendStatus]]) -> Metric:
+def _availability(rows: Rows) -> Metric:
     """Return the shares of time in which backends were up, of windows in which that is known."""
     metric = GaugeMetricFamily(
         "lb_xdp_backend_availability_ratio",
