@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 from lb_xdp.api.connection import Place, SocketFile
 from lb_xdp.api.wire import decode_snapshot, error_from_json, indented
 from lb_xdp.core.snapshot import Snapshot
-from lb_xdp.errors import DaemonUnreachableError
+from lb_xdp.errors import DaemonUnreachableError, LbError
 
 SOCKET_NAME = "api.sock"
 PING_TIMEOUT_S = 2.0
@@ -55,7 +55,7 @@ class Client:
         """Return the events that a query of ``/v1/events`` asks for, oldest first."""
         timeout_s = STATUS_TIMEOUT_S + float(query.get("wait", 0))
         answer = self._request("GET", f"/v1/events?{urlencode(query)}", timeout_s)
-        return list(answer["events"])
+        return list(_part(answer, "events"))
 
     def plan(self, **file: str) -> dict[str, Any]:
         """Return what the ``text`` of ``source`` would change, or the daemon's file without it."""
@@ -70,11 +70,11 @@ class Client:
 
     def confirm(self) -> str:
         """Keep what a reload has changed; return in a sentence what that is."""
-        return str(self._request("POST", "/v1/confirm", CHANGE_TIMEOUT_S)["summary"])
+        return str(_part(self._request("POST", "/v1/confirm", CHANGE_TIMEOUT_S), "summary"))
 
     def roll_back(self) -> str:
         """Undo what a reload has changed; return in a sentence what that is."""
-        return str(self._request("POST", "/v1/rollback", CHANGE_TIMEOUT_S)["summary"])
+        return str(_part(self._request("POST", "/v1/rollback", CHANGE_TIMEOUT_S), "summary"))
 
     def flows(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Return the recorded flows that a query of ``/v1/flows`` asks for."""
@@ -82,11 +82,11 @@ class Client:
 
     def pools(self) -> list[dict[str, Any]]:
         """Return all pools in use."""
-        return list(self._request("GET", "/v1/pools", STATUS_TIMEOUT_S)["pools"])
+        return list(_part(self._request("GET", "/v1/pools", STATUS_TIMEOUT_S), "pools"))
 
     def names(self) -> dict[str, list[str]]:
         """Return the backends' names by service; quick or not at all."""
-        return dict(self._request("GET", "/v1/names", PING_TIMEOUT_S)["services"])
+        return dict(_part(self._request("GET", "/v1/names", PING_TIMEOUT_S), "services"))
 
     def detach(self) -> None:
         """Have the daemon remove program and pins, and wait until its process has ended.
@@ -151,11 +151,14 @@ def _override(service: str, backend: str) -> str:
 
 
 def _overrides(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the overrides of an answer. Raises LbError when it has none."""
-    found = document.get("overrides")
-    if not isinstance(found, list):
-        raise error_from_json({"error": "the daemon's answer has no overrides: another version?"})
-    return found
+    return list(_part(document, "overrides"))
+
+
+def _part(document: dict[str, Any], key: str) -> Any:
+    """Return a value of an answer. Raises LbError when it is not there."""
+    if key not in document:
+        raise LbError(f"the daemon's answer has no {key}: another version?")
+    return document[key]
 
 
 class _Ending:

@@ -13,6 +13,7 @@ import click
 
 from lb_xdp.cli import suggest
 from lb_xdp.cli.arguments import BackendPath, backend_path, duration_s
+from lb_xdp.cli.backend_table import render
 from lb_xdp.cli.connect import connect
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ def show(target: Target, name: str | None, output: str) -> None:
         ]
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    from lb_xdp.cli.backend_table import render  # noqa: PLC0415 - rich is slow to import, JSON first
-
     columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
     click.echo(render(services, now_s=snapshot.timestamp_s, columns=columns), nl=False)
 

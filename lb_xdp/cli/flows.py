@@ -10,6 +10,7 @@ import click
 
 from lb_xdp.cli import suggest
 from lb_xdp.cli.connect import connect
+from lb_xdp.cli.flow_tables import render
 
 if TYPE_CHECKING:
     from lb_xdp.cli.target import Target
@@ -65,7 +66,5 @@ def command(
     if output == "json":
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    from lb_xdp.cli.flow_tables import render  # noqa: PLC0415 - rich is slow to import, JSON first
-
     columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
     click.echo(render(found, columns=columns), nl=False)

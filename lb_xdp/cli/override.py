@@ -12,6 +12,7 @@ import click
 from lb_xdp.cli import suggest
 from lb_xdp.cli.arguments import BackendPath, backend_path
 from lb_xdp.cli.connect import connect
+from lb_xdp.cli.override_table import render
 
 if TYPE_CHECKING:
     from lb_xdp.cli.target import Target
@@ -53,8 +54,6 @@ def show(target: Target, output: str) -> None:
     elif not overrides:
         click.echo("no overrides: the file holds")
     else:
-        from lb_xdp.cli.override_table import render  # noqa: PLC0415 - rich is slow to import
-
         columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
         click.echo(render(overrides, now_s=time.time(), columns=columns), nl=False)
 

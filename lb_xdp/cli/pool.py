@@ -11,6 +11,7 @@ import click
 
 from lb_xdp.cli import suggest
 from lb_xdp.cli.connect import connect
+from lb_xdp.cli.pool_tables import details, summary
 
 if TYPE_CHECKING:
     from lb_xdp.cli.target import Target
@@ -48,8 +49,6 @@ def list_pools(target: Target, output: str) -> None:
     Example:
       sudo lb-xdp pool list
     """
-    from lb_xdp.cli.pool_tables import summary  # noqa: PLC0415 - rich is slow to import
-
     _print(connect(target).pools(), output, summary)
 
 
@@ -64,8 +63,6 @@ def show(target: Target, names: tuple[str, ...], output: str) -> None:
     Example:
       sudo lb-xdp pool show web
     """
-    from lb_xdp.cli.pool_tables import details  # noqa: PLC0415 - rich is slow to import
-
     known = {pool["name"]: pool for pool in connect(target).pools()}
     unknown = [name for name in names if name not in known]
     if unknown:

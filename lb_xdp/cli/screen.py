@@ -26,7 +26,7 @@ _RESET = "\x1b[0m"
 class Column(NamedTuple):
     """One column of a table. Only one that ``folds`` may become narrower than its cells."""
 
-    heading: str
+    heading: str = ""
     right: bool = False
     folds: bool = False
 
@@ -54,15 +54,17 @@ class Screen:
     def table(
         self, columns: Sequence[Column], rows: Sequence[Sequence[Span]], *, gap: int, indent: int
     ) -> None:
-        """Print a table under its headings; its cells fold where it is too wide."""
-        texts = [[column.heading for column in columns]]
-        texts += [list(map(_text, row)) for row in rows]
+        """Print a table under its headings, if any; its cells fold where it is too wide."""
+        headings: list[list[Span]] = []
+        if any(column.heading for column in columns):
+            headings.append([(column.heading, "dim") for column in columns])
+        shown = [*headings, *rows]
+        texts = [list(map(_text, row)) for row in shown]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         needed = indent + sum(widths) + gap * (len(widths) - 1)
         if needed <= self.columns and all(_simple("".join(row)) for row in texts):
-            headings = [(column.heading, "dim") for column in columns]
             layout = list(zip(columns, widths, strict=True))
-            for row, plain in zip([headings, *rows], texts, strict=True):
+            for row, plain in zip(shown, texts, strict=True):
                 self._lines.append(" " * indent + self._row(layout, row, plain, " " * gap))
         else:
             self._fold(columns, rows, gap, indent)
@@ -103,7 +105,13 @@ class Screen:
         from rich.table import Table  # noqa: PLC0415 - slow to import, and rarely needed
         from rich.text import Text  # noqa: PLC0415 - the same
 
-        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+        table = Table(
+            box=None,
+            show_header=any(column.heading for column in columns),
+            pad_edge=False,
+            padding=(0, gap, 0, 0),
+            header_style="dim",
+        )
         for column in columns:
             table.add_column(
                 column.heading,

@@ -11,6 +11,7 @@ import click
 
 from lb_xdp.cli import suggest
 from lb_xdp.cli.connect import connect
+from lb_xdp.cli.service_table import render, summary
 
 if TYPE_CHECKING:
     from lb_xdp.cli.target import Target
@@ -58,8 +59,6 @@ def list_services(target: Target, output: str) -> None:
     Example:
       sudo lb-xdp service list
     """
-    from lb_xdp.cli.service_table import summary  # noqa: PLC0415 - rich is slow to import
-
     _print(list(connect(target).snapshot().services), output, summary)
 
 
@@ -84,8 +83,6 @@ def show(target: Target, names: tuple[str, ...], output: str) -> None:
         raise click.UsageError(
             f"No service is named {', '.join(unknown)}. There are: {', '.join(known)}."
         )
-    from lb_xdp.cli.service_table import render  # noqa: PLC0415 - rich is slow to import
-
     _print([known[name] for name in names or known], output, render)
 
 

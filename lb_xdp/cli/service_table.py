@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from io import StringIO
 from ipaddress import ip_address
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-
+from lb_xdp.cli.screen import Column, Screen
 from lb_xdp.cli.table import text_table
 from lb_xdp.core.model import Affinity, Protocol, ServiceKey
 from lb_xdp.core.snapshot import BackendStatus, Records, ServiceStatus, State
 
+_FACTS = (Column(), Column(folds=True))
+_BACKENDS = (
+    *(Column("backend", folds=True), Column("address", folds=True), Column("state")),
+    *(Column(heading, right=True) for heading in ("weight", "slots", "recorded", "connections")),
+)
+
 
 def render(services: Iterable[ServiceStatus], *, columns: int) -> str:
     """Return the services as text that ends in a newline."""
-    console = Console(file=StringIO(), width=columns, markup=False, highlight=False, emoji=False)
-    with console.capture() as capture:
-        for number, service in enumerate(services):
-            if number:
-                console.print()
-            console.print(service.name)
-            console.print(Padding(_facts(service), (0, 0, 0, 2)))
-            console.print(Padding(_backends(service.backends), (0, 0, 0, 2)))
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+    screen = Screen(columns, colour=False)
+    for number, service in enumerate(services):
+        if number:
+            screen.line()
+        screen.line(service.name)
+        screen.table(_FACTS, _facts(service), gap=2, indent=2)
+        screen.table(_BACKENDS, list(map(_row, service.backends)), gap=2, indent=2)
+    return screen.text()
 
 
 def summary(services: Iterable[ServiceStatus], *, columns: int) -> str:
@@ -49,17 +50,15 @@ def _key(service: ServiceStatus) -> ServiceKey:
     return ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
 
 
-def _facts(service: ServiceStatus) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("address", str(_key(service)))
-    table.add_row("mode", service.mode)
-    table.add_row("algorithm", service.algorithm)
-    table.add_row("affinity", _affinity(service))
-    table.add_row("records", _records(service))
-    table.add_row("no backend", service.no_backend)
-    return table
+def _facts(service: ServiceStatus) -> list[tuple[str, str]]:
+    return [
+        ("address", str(_key(service))),
+        ("mode", service.mode),
+        ("algorithm", service.algorithm),
+        ("affinity", _affinity(service)),
+        ("records", _records(service)),
+        ("no backend", service.no_backend),
+    ]
 
 
 def _affinity(service: ServiceStatus) -> str:
@@ -82,24 +81,16 @@ def _records(service: ServiceStatus) -> str:
     )
 
 
-def _backends(backends: Iterable[BackendStatus]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("backend", "address"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for heading in ("weight", "slots", "recorded", "connections"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for backend in backends:
-        table.add_row(
-            backend.name,
-            backend.address,
-            backend.state,
-            str(backend.weight),
-            str(backend.slots),
-            str(backend.recorded),
-            _connections(backend),
-        )
-    return table
+def _row(backend: BackendStatus) -> tuple[str, ...]:
+    return (
+        backend.name,
+        backend.address,
+        backend.state,
+        str(backend.weight),
+        str(backend.slots),
+        str(backend.recorded),
+        _connections(backend),
+    )
 
 
 def _connections(backend: BackendStatus) -> str:

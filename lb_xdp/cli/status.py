@@ -10,6 +10,7 @@ import sys
 import click
 
 from lb_xdp.cli.connect import connect
+from lb_xdp.cli.status_table import render
 from lb_xdp.cli.target import Target
 
 PIPED_COLUMNS = 120
@@ -42,8 +43,6 @@ def command(target: Target, output: str) -> None:
         click.echo(client.status())
         return
     snapshot = client.snapshot()
-    from lb_xdp.cli.status_table import render  # noqa: PLC0415 - rich is slow to import, JSON first
-
     columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
     click.echo(render(snapshot, columns=columns, colour=_wants_colour()), nl=False)
 

@@ -106,7 +106,7 @@ def _print_service(screen: Screen, snapshot: Snapshot, service: ServiceStatus) -
     for backend in backends:
         differs = _differs(backend)
         if backend.state is not State.UP or differs:
-            sentence = _explanation(backend, snapshot.timestamp_s)
+            sentence = explanation(backend, snapshot.timestamp_s)
             screen.line((sentence, STATE_STYLES[backend.state]), indent=2)
         if differs:
             screen.line(layers(backend, snapshot.timestamp_s), indent=4)
@@ -143,7 +143,7 @@ def _row(backend: BackendStatus, ring_slots: int, *, admin: bool) -> list[Span]:
     ]
 
 
-def _explanation(backend: BackendStatus, now_s: float) -> str:
+def explanation(backend: BackendStatus, now_s: float) -> str:
     """Return ``web3: down for 12s: connection refused``."""
     since = duration(now_s - backend.since_timestamp_s)
     sentence = f"{backend.name}: {backend.state} for {since}"

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +242,23 @@ async def test_a_stranger_on_the_socket_is_not_a_daemon(path: Path) -> None:
     async with server:
         with pytest.raises(DaemonUnreachableError, match="no answer on"):
             await asyncio.to_thread(Client(path).ping)
+
+
+@pytest.mark.parametrize("ask", [Client.pools, Client.names, Client.overrides, Client.confirm])
+async def test_an_answer_without_what_was_asked_is_reported(
+    path: Path, ask: Callable[[Client], object]
+) -> None:
+    """Another server's 200, or another version's, is an error in words."""
+
+    async def agree(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        writer.close()
+
+    server = await asyncio.start_unix_server(agree, path)
+    async with server:
+        with pytest.raises(LbError, match="another version"):
+            await asyncio.to_thread(ask, Client(path))
 
 
 async def test_only_answering_daemons_are_found(tmp_path: Path) -> None:
