@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap, persistent_specs
 from lb_xdp.errors import DatapathError
 from tests.support.program import backend_address, backend_mac, service
+from tests.support.veths import veths
 
 _NAME = "cut"
 _NAMES = ("cut0", "cut1")
@@ -45,22 +45,8 @@ _WRITES = ("map_create", "map_update", "map_delete", "pin", "link_create", "link
 
 @pytest.fixture(scope="module")
 def interfaces() -> Iterator[dict[str, Interface]]:
-    for name in _NAMES:
-        ends = f"{name} type veth peer name {name}p".split()
-        subprocess.run(["ip", "link", "add", *ends], check=True)
-        for end in (name, f"{name}p"):
-            subprocess.run(["ip", "link", "set", end, "up"], check=True)
-    yield {name: _interface(name) for name in _NAMES}
-    for name in _NAMES:
-        subprocess.run(["ip", "link", "del", name], check=True)
-
-
-def _interface(name: str) -> Interface:
-    folder = Path("/sys/class/net") / name
-    mac = bytes.fromhex((folder / "address").read_text(encoding="ascii").strip().replace(":", ""))
-    return Interface(
-        name, int((folder / "ifindex").read_text(encoding="ascii")), mac, 1500, up=True
-    )
+    with veths(*_NAMES) as made:
+        yield made
 
 
 class Power:

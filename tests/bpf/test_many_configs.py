@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath
 from tests.support.configs import FLOW_ENTRIES, Step, Walk
 from tests.support.scenes import wait_until
+from tests.support.veths import veths
 
 _log = logging.getLogger(__name__)
 
@@ -40,23 +40,8 @@ _RSS_SPREAD_BYTES = 24 << 20
 @pytest.fixture
 def interfaces() -> Iterator[tuple[Interface, ...]]:
     """Provide two interfaces, in the sandbox's own namespace."""
-    names = ("many0", "many1")
-    for name in names:
-        ends = f"{name} type veth peer name {name}p".split()
-        subprocess.run(["ip", "link", "add", *ends], check=True)
-        for end in (name, f"{name}p"):
-            subprocess.run(["ip", "link", "set", end, "up"], check=True)
-    yield tuple(_interface(name) for name in names)
-    for name in names:
-        subprocess.run(["ip", "link", "del", name], check=True)
-
-
-def _interface(name: str) -> Interface:
-    folder = Path("/sys/class/net") / name
-    mac = bytes.fromhex((folder / "address").read_text(encoding="ascii").strip().replace(":", ""))
-    return Interface(
-        name, int((folder / "ifindex").read_text(encoding="ascii")), mac, 1500, up=True
-    )
+    with veths("many0", "many1") as made:
+        yield tuple(made.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import pace
-from tests.support.faults import Cost, SlowDoor, assert_as_desired, blackholed, suffered
+from tests.support.faults import Cost, SlowDoor, blackholed, mended, suffered
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, web_scene
 
@@ -30,11 +30,9 @@ def scene() -> Iterator[Scene]:
 
 @pytest.fixture(autouse=True)
 def well(scene: Scene) -> Iterator[None]:
-    """Begin and end with all backends up, and the kernel as the file asks."""
-    assert_as_desired(scene)
-    yield
-    scene.gateway.wait_until_up("b1", "b2", "b3")
-    assert_as_desired(scene)
+    """Begin and end with all backends up, and the kernel as the file asks; all answer."""
+    with mended(scene):
+        yield
     assert scene.ask().keys() == {"b1", "b2", "b3"}
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import pace
 from tests.support.clock import WallClock
-from tests.support.faults import Cost, assert_as_desired, full_disk, read_kernel, suffered
+from tests.support.faults import Cost, full_disk, mended, read_kernel, suffered
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, web_scene
 
@@ -36,10 +36,8 @@ def scene() -> Iterator[Scene]:
 @pytest.fixture(autouse=True)
 def well(scene: Scene) -> Iterator[None]:
     """Begin and end with all backends up, and the kernel as the file asks."""
-    assert_as_desired(scene)
-    yield
-    scene.gateway.wait_until_up("b1", "b2", "b3")
-    assert_as_desired(scene)
+    with mended(scene):
+        yield
 
 
 def assert_free(cost: Cost) -> None:

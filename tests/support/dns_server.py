@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from tests.support import pace
 from tests.support.lab import Host, Lab
 from tests.support.scenes import wait_until
 
@@ -61,8 +60,3 @@ class DnsServer:
         fresh.replace(self._hosts)
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
-
-
-def patience_s(questions: int = 1) -> float:
-    """Return how long to wait for so many questions to be asked, and what comes of them done."""
-    return pace.lasting(questions * TTL_S + 5.0)

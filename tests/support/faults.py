@@ -131,6 +131,15 @@ def assert_as_desired(scene: Scene) -> None:
 
 
 @contextmanager
+def mended(scene: Scene) -> Iterator[None]:
+    """Begin and end with all backends up, and the kernel as the file asks."""
+    assert_as_desired(scene)
+    yield
+    scene.gateway.wait_until_up("b1", "b2", "b3")
+    assert_as_desired(scene)
+
+
+@contextmanager
 def blackholed(host: Host, port: int = 80) -> Iterator[None]:
     """Have a host take no packet for a port, and say nothing about it."""
     hook = "type filter hook prerouting priority -400;"

@@ -7,32 +7,17 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from lb_xdp.core.model import (
-    Backend,
-    BackendName,
-    CheckKind,
-    Config,
-    Gateway,
-    HealthCheck,
-    Mode,
-    Pool,
-    Protocol,
-    Service,
-    ServiceName,
-    XdpMode,
-)
+from lb_xdp.core.model import Backend, BackendName
 from lb_xdp.core.override import Kind, Override, Overrides, Subject, refuse_unfit
 from lb_xdp.core.snapshot import Admin
 from lb_xdp.errors import LbError, UnfitOverrideError, UnknownNameError
+from tests.support.one_service import config_of
 
 WEB1 = Backend(BackendName("web1"), IPv4Address("10.0.0.11"), 80)
 WEB2 = replace(WEB1, name=BackendName("web2"), address=IPv4Address("10.0.0.12"))
 SORRY = replace(WEB1, name=BackendName("sorry"), address=IPv4Address("10.0.0.13"), fallback=True)
 GONE = replace(WEB1, name=BackendName("gone"), address=IPv4Address("10.0.0.14"), left="web")
-POOL = Pool("web", (WEB1, WEB2, SORRY, GONE), HealthCheck(CheckKind.NONE))
-VIP = IPv4Address("203.0.113.10")
-SERVICE = Service(ServiceName("web"), VIP, 80, Protocol.TCP, Mode.NAT, POOL)
-CONFIG = Config(Gateway("gw1", ("eth0",), XdpMode.AUTO, "/run/x", None), (SERVICE,))
+CONFIG = config_of(WEB1, WEB2, SORRY, GONE)
 
 
 def asked(

@@ -8,42 +8,22 @@ from ipaddress import IPv4Address
 import numpy as np
 import pytest
 
-from lb_xdp.core.model import (
-    Backend,
-    BackendName,
-    CheckKind,
-    Config,
-    Gateway,
-    HealthCheck,
-    Mode,
-    Pool,
-    Protocol,
-    Service,
-    ServiceName,
-    XdpMode,
-)
+from lb_xdp.core.model import Backend, BackendName, Config, Mode
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.settle import MARKED, SETTLED, UNSETTLED, state_of
-from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.reconciler import Reconciler
+from tests.support.one_service import config_of, topology_of
 
-MAC = b"\2\0\0\0\0\1"
 ADDRESSES = [IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")]
-TOPOLOGY = Topology(
-    {"eth0": Interface("eth0", 1, MAC, 1500, up=True)},
-    {address: NextHop(1, MAC, MAC, None, on_link=True) for address in ADDRESSES},
-)
+TOPOLOGY = topology_of(*ADDRESSES)
 
 
 def config(*weights: int) -> Config:
-    backends = tuple(
+    backends = (
         Backend(BackendName(str(address)), address, 80, weight)
         for address, weight in zip(ADDRESSES, weights, strict=False)
     )
-    pool = Pool("web", backends, HealthCheck(CheckKind.NONE))
-    vip = IPv4Address("203.0.113.10")
-    service = Service(ServiceName("web"), vip, 80, Protocol.TCP, Mode.DSR, pool)
-    return Config(Gateway("gw1", ("eth0",), XdpMode.AUTO, "/run/api.sock", None), (service,))
+    return config_of(*backends, mode=Mode.DSR)
 
 
 class Memory:

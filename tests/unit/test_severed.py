@@ -8,35 +8,20 @@ from ipaddress import IPv4Address
 import pytest
 
 from lb_xdp.core.health import ProbeResult, is_live
-from lb_xdp.core.model import (
-    Backend,
-    BackendName,
-    CheckKind,
-    Config,
-    Gateway,
-    HealthCheck,
-    Mode,
-    Pool,
-    Protocol,
-    Service,
-    ServiceName,
-    XdpMode,
-)
+from lb_xdp.core.model import Backend, BackendName, CheckKind, HealthCheck
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.targets import TargetId
-from lb_xdp.core.topology import Interface, NextHop, Topology
+from lb_xdp.core.topology import NextHop, Topology
 from lb_xdp.reconciler import Reconciler
+from tests.support.one_service import MAC, config_of, topology_of
 
-MAC = b"\2\0\0\0\0\1"
 ADDRESS = IPv4Address("10.0.0.11")
-UP = Topology(
-    {"eth0": Interface("eth0", 1, MAC, 1500, up=True)},
-    {ADDRESS: NextHop(1, MAC, MAC, None, on_link=True)},
-)
+BACKEND = Backend(BackendName("b1"), ADDRESS, 80)
+UP = topology_of(ADDRESS)
 NO_ROUTE = replace(UP, next_hops={})
 NO_CARRIER = replace(UP, interfaces={"eth0": replace(UP.interfaces["eth0"], up=False)})
 OTHER_WAY = replace(UP, next_hops={ADDRESS: NextHop(9, MAC, MAC, None, on_link=True)})
-TARGET = TargetId("web", Backend(BackendName("b1"), ADDRESS, 80).key)
+TARGET = TargetId("web", BACKEND.key)
 
 
 class Nothing:
@@ -50,10 +35,7 @@ class Nothing:
 
 
 def reconciler(check: HealthCheck) -> Reconciler:
-    pool = Pool("web", (Backend(BackendName("b1"), ADDRESS, 80),), check)
-    vip = IPv4Address("203.0.113.10")
-    service = Service(ServiceName("web"), vip, 80, Protocol.TCP, Mode.NAT, pool)
-    config = Config(Gateway("gw1", ("eth0",), XdpMode.AUTO, "/api.sock", None), (service,))
+    config = config_of(BACKEND, check=check)
     return Reconciler(config, Nothing(), Observed(), 1, lambda: 100.0)
 
 
