@@ -46,11 +46,12 @@ ANYWHERE: Sequence[tuple[Network, str]] = _NEEDS_ZONE
 """What an address cannot be that may be one of this host, too."""
 
 _LOOKS_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
-# RFC 1123, 2.1, and underscores, which names in DNS may have. The last label starts with a letter,
-# so that a mistyped address is never taken for a name.
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+"""One part of a name: RFC 1123, 2.1, and underscores, which names in DNS may have."""
+
+# The last label starts with a letter, so that a mistyped address is never taken for a name.
 _HOST_NAME = re.compile(
-    rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*[A-Za-z](?:[A-Za-z0-9_-]{{0,61}}[A-Za-z0-9_])?\.?", re.ASCII
+    rf"(?=.{{1,253}}$)(?:{LABEL}\.)*[A-Za-z](?:[A-Za-z0-9_-]{{0,61}}[A-Za-z0-9_])?\.?", re.ASCII
 )
 
 

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb_xdp.config.addresses import ANYWHERE, HOSTS, ROUTED, address, address_or_name, prefix
+from lb_xdp.config.addresses import (
+    ANYWHERE,
+    HOSTS,
+    LABEL,
+    ROUTED,
+    address,
+    address_or_name,
+    prefix,
+)
 from lb_xdp.config.values import (
     STATUS,
     RefusedError,
@@ -64,15 +72,13 @@ URL_PATH = text("path", "a path that starts with `/`, without blanks", r"/[!-~]{
 HEADER = text("text", "a host name or address, with or without a port", r"[!-~]{1,255}")
 
 METHOD = text("word", "a method in capitals, such as GET, HEAD or OPTIONS", r"[A-Z]{1,20}")
-FILE = text("path", "an absolute path", r"/[ -~]{1,1023}")
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DNS_NAME = text(
-    "name", "a host name such as www.example.net", rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
+    "name", "a host name such as www.example.net", rf"(?=.{{1,253}}$){LABEL}(?:\.{LABEL})*"
 )
 DNS_QUERY = text(
     "name",
     "a name such as www.example.net, or `.`",
-    rf"(?=.{{1,254}}$)(?:{_LABEL}(?:\.{_LABEL})*\.?|\.)",
+    rf"(?=.{{1,254}}$)(?:{LABEL}(?:\.{LABEL})*\.?|\.)",
 )
 DNS_ANSWER = text("text", "a record such as 192.0.2.1, of at most 255 characters", r"[ -~]{1,255}")
 DNS_TYPE = choice(("A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT"))
@@ -150,13 +156,6 @@ def _none(value: object) -> None:
         raise RefusedError
 
 
-def _switch(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise RefusedError
-    return value
-
-
-SWITCH = Rule("boolean", "true or false", {"type": "boolean"}, _switch)
 NO_DETECT = Shorthand(
     dict,
     Rule("mapping", "`none`, or a mapping such as `{eject: true}`", {"const": "none"}, _none),

@@ -347,7 +347,7 @@ class Detect(Section):
     failure_share: Annotated[float, SHARE] = _key(
         "a backend is suspicious, and probed at once, if so many of them went unanswered", "50%"
     )
-    eject: Annotated[bool, rules.SWITCH] = _key(
+    eject: Annotated[bool, asking.SWITCH] = _key(
         "take a backend that stays suspicious for a second out of service, whatever probes say",
         default=False,
     )

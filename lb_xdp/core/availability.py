@@ -157,8 +157,3 @@ class Availability:
         """Return the shares of all windows in which something is known."""
         found = {window: self.share(name, s, now_s) for window, s in WINDOWS_S.items()}
         return {window: share for window, share in found.items() if share is not None}
-
-    def keep(self, names: Iterable[BackendName]) -> None:
-        """Forget all other backends."""
-        wanted = set(names)
-        self._histories = {n: h for n, h in self._histories.items() if n in wanted}
