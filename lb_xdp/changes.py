@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from lb_xdp.core.change import shared
@@ -26,11 +26,11 @@ from lb_xdp.core.ring import RING_SLOTS
 from lb_xdp.core.snapshot import ReloadStatus
 from lb_xdp.core.wish import Outcome, ReloadWish, moved_by_name
 from lb_xdp.errors import InvalidConfigError, LbError, NotNowError, StaleError, TooMuchMovedError
-from lb_xdp.instance import notify
 from lb_xdp.ledger import Ledger
 from lb_xdp.naming import Naming
 from lb_xdp.passage import Passage
 from lb_xdp.pending import InForce, Undo, Written, called, read, text_of, written
+from lb_xdp.supervisor import Supervisor
 from lb_xdp.turns import Turns
 from lb_xdp.witness import Record, membership_events
 
@@ -52,6 +52,7 @@ class Changes:
         naming: Naming,
         passage: Passage,
         turns: Turns,
+        supervisor: Supervisor,
         *,
         record: Record,
         arrived: Callable[[], Awaitable[None]],
@@ -62,6 +63,7 @@ class Changes:
         self._naming = naming
         self._passage = passage
         self._turns = turns
+        self._supervisor = supervisor
         self._record = record
         self._arrived = arrived
 
@@ -84,6 +86,15 @@ class Changes:
         """Ask for the names of what is in force or may be again, and forget all others."""
         kept = (self._ledger.present, self.former)
         self._naming.ask_only(*(one.config for one in kept if one is not None))
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Let systemd know of a change while it is made, and ask for the right names after it."""
+        with self._supervisor.reloading():
+            try:
+                yield
+            finally:
+                self.ask_names()
 
     async def go(
         self,
@@ -130,15 +141,12 @@ class Changes:
 
     async def reload(self, wish: ReloadWish) -> Outcome:
         """Go to another configuration, all of it or nothing. Raises LbError."""
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            outcome = await self._reload(wish)
-        except LbError as error:
-            self._refuse(wish, error)
-            raise
-        finally:
-            self.ask_names()
-            notify("READY=1")
+        with self.under_way():
+            try:
+                outcome = await self._reload(wish)
+            except LbError as error:
+                self._refuse(wish, error)
+                raise
         source = self._ledger.present.source
         self.last_reload = ReloadStatus(success=True, timestamp_s=time.time())
         _log.info("reloaded %s: %s", source, outcome.summary)

@@ -15,7 +15,6 @@ from dataclasses import replace
 from lb_xdp.changes import Changes
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.errors import LbError, NotNowError, StoppedError
-from lb_xdp.instance import notify
 from lb_xdp.ledger import Ledger
 from lb_xdp.pending import InForce, Written, after_roll_back, text_of, written_again
 from lb_xdp.turns import Turns
@@ -90,16 +89,12 @@ class Confirmation:
 
     async def _undo(self, why: str, author: str) -> str:
         undone, before = self._ledger.present.source, self._before()
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        text = await asyncio.to_thread(text_of, self._ledger.path)
-        try:
+        with self._changes.under_way():
+            text = await asyncio.to_thread(text_of, self._ledger.path)
             moved = await self._changes.go(
                 before, lambda: after_roll_back(before, text, time.time())
             )
             self._end()
-        finally:
-            self._changes.ask_names()
-            notify("READY=1")
         summary = f"{before.source} is in force again; {sum(moved.values())} slots moved"
         self._tell(EventKind.ROLLED_BACK, f"{undone}: {why}: {summary}", author)
         return summary

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Plan
 from lb_xdp.errors import DatapathError
-from lb_xdp.instance import notify, watchdog_s
 from lb_xdp.layers import Layers
 from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
+from lb_xdp.supervisor import Supervisor, watchdog_s
 from lb_xdp.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Cycles:
             self._probing.again()
             await self._layers.keep_up()
 
-    async def show_life(self) -> None:
+    async def show_life(self, supervisor: Supervisor) -> None:
         """Tell systemd's watchdog that decisions are made, as long as they are.
 
         A cycle is asked for as anybody would, so what answers is the task that decides.
@@ -125,7 +125,7 @@ class Cycles:
             self._turns.changed.set()
             await asyncio.sleep(interval_s / _SIGNS_OF_LIFE)
             if self._worked_s >= asked_s:
-                notify("WATCHDOG=1")
+                supervisor.tell("WATCHDOG=1")
 
     def _wake_in_time(self) -> None:
         """Have a cycle when one is due though nothing happens."""

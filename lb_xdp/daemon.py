@@ -40,7 +40,6 @@ from lb_xdp.forecast import Forecast
 from lb_xdp.instance import (
     STATE_DIRECTORY,
     locked,
-    notify,
     raise_limits,
     require_privilege,
 )
@@ -63,6 +62,7 @@ from lb_xdp.reconciler import Reconciler
 from lb_xdp.reporter import Reporter
 from lb_xdp.ring_book import RingBook
 from lb_xdp.store import Store
+from lb_xdp.supervisor import Supervisor
 from lb_xdp.turns import Turns
 from lb_xdp.via import Courier
 from lb_xdp.watcher import Watcher
@@ -135,6 +135,7 @@ class Daemon:
         self._ledger = Ledger(path, InForceFile(self._directory), opening)
         self._naming = Naming(self._directory, self._record, self._on_names)
         self._turns = Turns()
+        self._supervisor = Supervisor()
         self._courier = Courier()
         self._exposition = Exposition(self._snapshot)
 
@@ -147,6 +148,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         async with AsyncExitStack() as stack:
+            stack.callback(self._supervisor.close)
             stack.callback(self._chronicle.close)
             self._follower = await stack.enter_async_context(
                 Follower(self._gateway.interfaces, self._turns.changed.set)
@@ -166,7 +168,7 @@ class Daemon:
                 await self._turns.work(self._cycles.cycle)
                 await self._tidy()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
-            notify("STOPPING=1")
+            self._supervisor.tell("STOPPING=1")
 
     def _open_datapath(self, stack: AsyncExitStack, config: Config) -> None:
         """Read what the kernel holds: the reconciler starts from there."""
@@ -223,7 +225,7 @@ class Daemon:
             require=self._require_ways,
         )
         self._changes = Changes(
-            *(self._ledger, self._naming, self._passage, self._turns),
+            *(self._ledger, self._naming, self._passage, self._turns, self._supervisor),
             record=self._record,
             arrived=self._on_arrival,
         )
@@ -298,12 +300,13 @@ class Daemon:
             await self._cycles.first(self._passage.settle)
             for work in (
                 *(self._collector.work(), self._watcher.work()),
-                *(self._flows.work(), self._cycles.show_life()),
+                *(self._flows.work(), self._cycles.show_life(self._supervisor)),
             ):
                 stack.callback(asyncio.create_task(work).cancel)
         finally:
             self._remove_unused_pins()
-        notify(f"READY=1\nSTATUS=forwarding for {len(self._reconciler.config.services)} services")
+        services = len(self._reconciler.config.services)
+        self._supervisor.tell(f"READY=1\nSTATUS=forwarding for {services} services")
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()

@@ -1,4 +1,4 @@
-"""The daemon's place on the host: its run directory, its lock, its privilege, its word to systemd.
+"""The daemon's place on the host: its run directory, its lock, its privilege.
 
 One daemon for a gateway name: the lock is a flock(2) on ``/run/lb-xdp/<name>/lock``, which the
 kernel gives back when the process ends, however it ends.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,21 +114,3 @@ def _take(lock: int, gateway: str) -> None:
         raise AlreadyRunningError(
             f"a daemon of gateway {gateway} was just ending: nothing was changed, try again"
         )
-
-
-def watchdog_s() -> float:
-    """Return how often systemd wants a sign of life (sd_watchdog_enabled(3)); 0: not at all."""
-    meant = os.environ.get("WATCHDOG_PID", str(os.getpid()))
-    interval_us = os.environ.get("WATCHDOG_USEC", "")
-    return int(interval_us) / 1e6 if interval_us.isdigit() and meant == str(os.getpid()) else 0.0
-
-
-def notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)): ``READY=1``, ``RELOADING=1`` ...; silent without systemd."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(message.encode(), address)
