@@ -77,8 +77,8 @@ ATTACH_TYPE_XDP = 37
 LINK_TYPE_XDP = 6
 PROG_FLAG_FRAGS = 1 << 5
 TEST_RUN_LIVE_FRAMES = 1 << 1
-F_REPLACE = 1 << 2
 _LOG_BYTES = 16 << 20
+_LOAD_TRIES = 10  # signals during one load: more than ever come, and less than without end
 _NAME_BYTES = 16
 
 
@@ -270,11 +270,21 @@ def program_load(
         "=II", 0, ATTACH_TYPE_XDP if kind == PROG_TYPE_XDP else 0
     )
     try:
-        fd = _bpf(Command.PROG_LOAD, attributes)
+        fd = _load(attributes)
     except OSError as error:
         error.add_note(log.value.decode(errors="replace"))
         raise
     return fd, log.value.decode(errors="replace")
+
+
+def _load(attributes: bytes) -> int:
+    """Load, again where a signal came in between: then the verifier gives up with EAGAIN."""
+    for _ in range(_LOAD_TRIES - 1):
+        try:
+            return _bpf(Command.PROG_LOAD, attributes)
+        except BlockingIOError:
+            continue
+    return _bpf(Command.PROG_LOAD, attributes)
 
 
 def _path(path: str) -> ctypes.Array[ctypes.c_char]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,24 @@ def test_a_good_program_runs_under_its_name(tmp_path: Path) -> None:
     os.close(program.fd)
     assert (info.name, info.id) == ("lb_test", program.id)
     assert outcome.action == 3
+
+
+def test_a_signal_while_the_verifier_works_is_no_refusal(tmp_path: Path) -> None:
+    """The kernel gives up with EAGAIN then; a SIGHUP is no reason to refuse what is fine."""
+    steps = 'int sum = 0; for (int i = 0; i < 100000; i++) { asm volatile(""); sum += i; }'
+    code = compile_body(tmp_path, f"{steps} return sum & 1;")
+    came: list[float] = []
+    former = signal.signal(signal.SIGALRM, lambda *_: came.append(time.monotonic()))
+    try:
+        started_s = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        program = load_program(code, {})
+        ended_s = time.monotonic()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    os.close(program.fd)
+    assert [started_s < at_s < ended_s for at_s in came] == [True]
 
 
 def test_a_map_that_nobody_gave_is_refused(tmp_path: Path) -> None:
