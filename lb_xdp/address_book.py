@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.hosts import HOSTS, why_unfit
 from lb_xdp.core.model import Address, Config, Resolving
 from lb_xdp.core.names import (
     MAX_ADDRESSES,
@@ -26,7 +27,6 @@ from lb_xdp.core.names import (
     Held,
     Names,
     Question,
-    is_fit,
     resolved,
     unanswered,
 )
@@ -78,7 +78,7 @@ class AddressBook:
         self, question: Question, addresses: Collection[Address], source: str, how: Resolving
     ) -> bool:
         """Take in an answer; say whether the addresses that count have changed."""
-        fit = {address for address in addresses if is_fit(address)}
+        fit = {address for address in addresses if not why_unfit(address, HOSTS)}
         if not fit:
             unfit = ", ".join(map(str, sorted(addresses, key=str)))
             self.fail(question, f"{source} says {unfit}, which can be no backend's address")

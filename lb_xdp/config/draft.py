@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lb_xdp.config import asking, rules
-from lb_xdp.config.addresses import Network, default_name
+from lb_xdp.config.addresses import default_name
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import LISTEN, RefusedError, Rule
+from lb_xdp.core.hosts import Network
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
