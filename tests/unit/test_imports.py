@@ -39,6 +39,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "journal": CORE,
     "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
+    "supervisor": set(),
     "resolver": CORE,
     "address_book": CORE,
     "naming": CORE | {"resolver", "address_book"},
@@ -48,12 +49,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "pending": CORE | {"config", "store"},
     "ledger": CORE | {"pending"},
     "live_flows": CORE | {"reconciler"},
-    "changes": CORE | {"instance", "ledger", "naming", "passage", "pending", "turns", "witness"},
-    "confirmation": CORE | {"changes", "instance", "ledger", "pending", "turns", "witness"},
+    "changes": CORE | {"ledger", "naming", "passage", "pending", "supervisor", "turns", "witness"},
+    "confirmation": CORE | {"changes", "ledger", "pending", "turns", "witness"},
     "forecast": CORE
     | {"changes", "config", "ledger", "live_flows"}
     | {"naming", "passage", "reconciler", "turns"},
-    "cycles": CORE | {"instance", "layers", "probing", "reconciler", "reporter", "turns"},
+    "cycles": CORE | {"layers", "probing", "reconciler", "reporter", "supervisor", "turns"},
     "control": CORE
     | {"changes", "chronicle", "confirmation", "forecast", "layers", "ledger", "live_flows"}
     | {"naming", "probing", "reconciler", "reporter", "turns"},
@@ -70,7 +71,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "confirmation",
     }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
-    | {"ring_book", "control", "cycles"}
+    | {"ring_book", "control", "cycles", "supervisor"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
