@@ -212,6 +212,14 @@ class Changes:
         _log.error("reload refused, nothing was changed: %s", "; ".join(messages))
         self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages), wish.author)
 
+    def tell_of_start(self, error: InvalidConfigError) -> None:
+        """Tell that this start went on without the daemon's file, since that has mistakes."""
+        messages = tuple(map(str, error.problems))
+        self.last_reload = ReloadStatus(success=False, timestamp_s=time.time(), errors=messages)
+        cause = f"started without {self._ledger.path}, which has mistakes: {'; '.join(messages)}"
+        _log.error("%s", cause)
+        self._tell(EventKind.RELOAD_REFUSED, cause, "")
+
     # Names.
 
     async def take_answers(self) -> None:

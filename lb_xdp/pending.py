@@ -8,7 +8,9 @@ undone, and a restart must not bring it back. The choice:
 
  - what waits to be confirmed goes on, until its time is over, whatever the file has become;
  - once its time is over, the configuration before it is in force again;
- - otherwise the file counts as soon as it is another than when it was passed over.
+ - otherwise the file counts as soon as it is another than when it was passed over;
+ - a file with mistakes never counts: where a change waits or was undone, that goes on without it,
+   since nobody else would keep the promise, and nobody would look after the backends.
 
 Times are Unix time: what waits may have to be undone after a reboot.
 """
@@ -32,6 +34,7 @@ from lb_xdp.store import remove_file, replace_file
 _log = logging.getLogger(__name__)
 
 _VERSION = 1
+_NAME = "in-force.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,14 @@ class Written:
     def source(self) -> str:
         """Return where the text is from, for messages."""
         return self.config.source
+
+
+@dataclass(frozen=True, slots=True)
+class Mistaken:
+    """The daemon's file where it is no configuration; ``text`` is nothing if it has none."""
+
+    text: str
+    error: InvalidConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +94,25 @@ class InForce:
 class Opening:
     """What to start with. ``held`` is what stays on disk with it.
 
-    ``undone`` is what was in force until now, where this start goes back from it.
+    ``undone`` is what was in force until now, where this start goes back from it. ``refused`` is
+    what is wrong with the daemon's file, where this start goes on without it.
     """
 
     written: Written
     held: InForce | None = None
     undone: Written | None = None
+    refused: InvalidConfigError | None = None
 
 
 class InForceFile:
-    """The file in one directory. One process writes it: the one that holds the gateway's lock."""
+    """The file in one directory. One process writes it: the one that holds the gateway's lock.
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "in-force.json"
+    ``daemons_file`` is the configuration that the daemon was told to run with.
+    """
+
+    def __init__(self, directory: Path, daemons_file: Path) -> None:
+        self._path = directory / _NAME
+        self._daemons_file = daemons_file
 
     def load(self) -> InForce | None:
         """Return what was kept; nothing where there is no file, or none that can be understood."""
@@ -112,15 +129,47 @@ class InForceFile:
         if held is None:
             remove_file(self._path)
         else:
-            document = {"version": _VERSION, **dataclasses.asdict(held)}
+            file = str(self._daemons_file.absolute())
+            document = {"version": _VERSION, "file": file, **dataclasses.asdict(held)}
             replace_file(self._path, json.dumps(document, indent=1))
 
 
 def _decode(document: dict[str, Any]) -> InForce:
     if document.pop("version") != _VERSION:
         raise ValueError("made by another version of lb_xdp")
+    document.pop("file", None)
     undo = document.pop("undo")
     return InForce(**document, undo=None if undo is None else Undo(**undo))
+
+
+def file_and_gateway(path: Path, root: Path) -> tuple[Written | Mistaken, str]:
+    """Return the daemon's file and its gateway's name; ``root`` holds what gateways keep.
+
+    A file with mistakes is of use where something is kept beside it; otherwise raises
+    InvalidConfigError.
+    """
+    try:
+        file = read(path)
+    except InvalidConfigError as error:
+        name = _gateway_of(path, root)
+        if name is None:
+            raise
+        return Mistaken(text_of(path), error), name
+    return file, file.config.gateway.name
+
+
+def _gateway_of(daemons_file: Path, root: Path) -> str | None:
+    """Return the gateway of which something is kept beside this file; None if that is not one."""
+    path = str(daemons_file.absolute())
+    found = [kept.parent.name for kept in root.glob(f"*/{_NAME}") if _daemons_file(kept) == path]
+    return found[0] if len(found) == 1 else None
+
+
+def _daemons_file(kept: Path) -> str:
+    try:
+        return str(json.loads(kept.read_text(encoding="utf-8"))["file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read(path: Path) -> Written:
@@ -147,22 +196,41 @@ def called(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def openings(file: Written, held: InForce | None, now_timestamp_s: float) -> list[Opening]:
+def openings(
+    file: Written | Mistaken, held: InForce | None, now_timestamp_s: float
+) -> list[Opening]:
     """Return what to start with, the best first: a later one is for when that fails.
 
-    ``file`` is the daemon's file as it is now, ``held`` what ``InForceFile.load`` found.
+    ``file`` is the daemon's file as it is now, ``held`` what ``InForceFile.load`` found. Raises
+    InvalidConfigError where the file has mistakes and nothing goes on without it.
     """
-    if held is None or (held.undo is None and held.passed_over != called(file.text)):
-        return [Opening(file)]
+    if held is None or not _goes_on(held, file):
+        return [_opening(file)]
+    refused = file.error if isinstance(file, Mistaken) else None
     present = written_again(held.text, held.source)
-    found = [Opening(present, held)] if present else []
+    found = [Opening(present, held, refused=refused)] if present else []
     undo = held.undo
     if undo is not None and not undo.left_s(now_timestamp_s):
         before = written_again(undo.text, undo.source)
         if before is not None:
             after = after_roll_back(before, file.text, now_timestamp_s)
-            found.insert(0, Opening(before, after, undone=present or before))
-    return found or [Opening(file)]
+            found.insert(0, Opening(before, after, undone=present or before, refused=refused))
+    return found or [_opening(file)]
+
+
+def _goes_on(held: InForce, file: Written | Mistaken) -> bool:
+    if held.undo is not None:
+        return True
+    if isinstance(file, Mistaken):
+        return held.rolled_back
+    return held.passed_over == called(file.text)
+
+
+def _opening(file: Written | Mistaken) -> Opening:
+    """Return the start with the daemon's file. Raises InvalidConfigError."""
+    if isinstance(file, Mistaken):
+        raise file.error
+    return Opening(file)
 
 
 def written_again(text: str, source: str) -> Written | None:

@@ -238,6 +238,41 @@ def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, *, over: bool) -> Non
     assert line.ask() == first
 
 
+@pytest.mark.parametrize("over", [True, False], ids=["over", "not over"])
+def test_a_file_broken_meanwhile_breaks_no_promise(lab: Lab, *, over: bool) -> None:
+    """Killed while a change waits, and the file spoilt: the start goes on without it, loudly."""
+    scene = scene_of(lab)
+    gateway = scene.gateway
+    gateway.write(reweighted(scene.config))
+    wait_s = pace.lasting(1 if over else 8)
+    said(scene, "reload", "--confirm", f"{wait_s:g}s")
+    gateway.kill()
+    gateway.write("gateway: {name: [\n")
+    time.sleep(wait_s if over else 0)
+    gateway.start()
+    if not over:
+        assert weights(scene)["b1"] == 500
+        assert "waits to be confirmed" in said(scene, "status")
+    wait_for_weight(scene, 100, timeout_s=20)
+    assert {"reload_refused", "rolled_back"} <= set(kinds(scene))
+    for life in ("this one", "the next"):
+        status = gateway.status()
+        assert (status["change"]["rolled_back"], status["last_reload"]["success"]) == (True, False)
+        assert str(gateway.config_path) in status["last_reload"]["errors"][0], life
+        gateway.kill()
+        gateway.start()
+    assert weights(scene)["b1"] == 100
+    assert "has mistakes" in gateway.log()
+
+    gateway.write(reweighted(scene.config, 300))
+    said(scene, "reload")
+    assert (weights(scene)["b1"], gateway.status()["last_reload"]["success"]) == (300, True)
+    gateway.kill()
+    gateway.write("gateway: {name: [\n")
+    gateway.start(wait_s=0)
+    assert gateway.wait() == 3, "nothing waits and nothing was undone: refused"
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
 def test_a_roll_back_that_is_impossible_is_told_and_tried_again(lab: Lab, *, killed: bool) -> None:
     """The host refuses the former configuration for a while; then it is in force after all.
