@@ -99,6 +99,7 @@ SNAPSHOT = Snapshot(
         ),
     ),
     services=(WEB,),
+    api_strangers=5,
 )
 TROUBLED = replace(
     SNAPSHOT,
