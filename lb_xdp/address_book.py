@@ -13,11 +13,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from lb_xdp import disk
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.hosts import HOSTS, why_unfit
 from lb_xdp.core.model import Address, Config, Resolving
@@ -157,7 +157,7 @@ def _accepted(names: Names) -> dict[Question, frozenset[Address]]:
 
 
 def _save(path: Path, names: Names) -> None:
-    """Replace the file as a whole. No word to the disk is awaited: it is a cache."""
+    """Replace the file. Raises OSError."""
     entries = [
         {
             "host": question.host,
@@ -166,15 +166,8 @@ def _save(path: Path, names: Names) -> None:
         }
         for question, accepted in sorted(_accepted(names).items())
     ]
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    try:
-        fresh.write_text(json.dumps({"version": _VERSION, "names": entries}, indent=1))
-        fresh.replace(path)
-    except OSError:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
+    text = json.dumps({"version": _VERSION, "names": entries}, indent=1)
+    disk.replace(path, text, lasting=False)  # a cache
 
 
 def _load(path: Path) -> Names:
