@@ -24,6 +24,7 @@ from tests.support.clients import Held, HeldConnections, ShortConnections, short
 from tests.support.decap import attach_decap
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Host, Lab, family_of
+from tests.support.rings import counts
 from tests.support.servers import Echo, Nginx
 from tests.support.topologies import CLIENTS, TUNNEL_MODES, VIP, Network, one_armed, two_armed
 
@@ -276,4 +277,4 @@ class Slots:
     def count(self, name: str) -> int:
         """Return how many slots a backend has."""
         key = self._ring.keys[self._names.index(name)]
-        return self._ring.counts()[key]
+        return counts(self._ring)[key]
