@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from lb_xdp.api.client import socket_of
 from lb_xdp.api.server import serve
-from lb_xdp.api.wire import snapshot_to_json
 from lb_xdp.cli import main
 from lb_xdp.cli.override_table import render
 from lb_xdp.cli.target import Target
@@ -23,7 +22,7 @@ from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, BackendStatus, OverrideStatus, Snapshot, State
 from lb_xdp.errors import UnknownNameError
 from tests.support.controller import FakeController
-from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1
+from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1, as_json
 
 ME = f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()})"
 DRAINED = replace(
@@ -164,7 +163,7 @@ async def test_backends_are_shown(gateway: Gateway) -> None:
         assert "web2" in shown
         assert "connection refused" in shown
     result = await gateway.run("backend", "show", "-o", "json")
-    sent = snapshot_to_json(gateway.controller.shown)["services"][0]["backends"]
+    sent = as_json(gateway.controller.shown)["services"][0]["backends"]
     assert json.loads(result.stdout) == [{"service": "web", **backend} for backend in sent]
 
 
