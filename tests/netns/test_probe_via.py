@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lb_xdp.errors import HostError
 from lb_xdp.via import Courier
-from tests.support.gateway import HTTP_CHECK, Gateway, config_for, joined
+from tests.support.gateway import COMMAND, HTTP_CHECK, Gateway, config_for, joined
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, build_network, gateway_on, wait_until, web_on
 from tests.support.servers import Echo, Nginx
@@ -31,7 +29,6 @@ _CASES += [pytest.param("ipip", 4, 6, id="ipip-IPv4-in-IPv6")]
 _CHECK = HTTP_CHECK | {"threshold": {"rise": 1, "fall": 2}}
 _THROUGH = _CHECK | {"via": "datapath"}
 _OURS = 50  # the preference of our rules
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 
 
 def let_answers_in(host: Host) -> None:
@@ -100,7 +97,7 @@ def test_a_backend_that_does_not_undo_tunnels_is_found_out(
     """It is up to a direct probe, and down through the datapath, with a hint."""
     scene = scene_for(lab, mode, family, family)
     interface = scene.network.backend_interface["b2"]
-    scene.backend("b2").run(_COMMAND, "decap", "detach", interface)
+    scene.backend("b2").run(COMMAND, "decap", "detach", interface)
     scene.gateway.wait_until_up("b2")
     scene.gateway.take(through(scene))
     scene.gateway.wait_until_down("b2")

@@ -25,7 +25,7 @@ from lb_xdp.core.ring import maglev
 from lb_xdp.core.settle import current_of
 from lb_xdp.datapath.gateway import Datapath
 from tests.support import pace
-from tests.support.clients import Failure, Held
+from tests.support.clients import Failure, Held, broken
 from tests.support.lab import Host
 from tests.support.scenes import Scene, Slots
 from tests.support.servers import PYTHON, wait_for_port
@@ -50,7 +50,7 @@ class Cost:
     @property
     def broken(self) -> list[Held]:
         """Return the connections that broke."""
-        return [one for one in self.held if one.broken_at_s is not None]
+        return broken(self.held)
 
     @property
     def last_failed_s(self) -> float:
