@@ -50,7 +50,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "pending": CORE | {"config", "store"},
     "ledger": CORE | {"pending"},
     "live_flows": CORE | {"reconciler"},
-    "changes": CORE | {"ledger", "naming", "passage", "pending", "supervisor", "turns", "witness"},
+    "changes": CORE
+    | {"ledger", "naming", "passage", "pending"}
+    | {"supervisor", "turns", "witness"},
     "confirmation": CORE | {"changes", "ledger", "pending", "turns", "witness"},
     "forecast": CORE
     | {"changes", "config", "ledger", "live_flows"}
@@ -60,7 +62,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"changes", "chronicle", "confirmation", "forecast", "layers", "ledger", "live_flows"}
     | {"naming", "probing", "reconciler", "reporter", "turns"},
     "daemon": CORE
-    | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
+    | {"config", "collector", "reconciler", "reporter", "instance", "supervisor", "turns"}
     | {
         "changes",
         "forecast",
@@ -72,7 +74,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
         "confirmation",
     }
     | {"layers", "naming", "store", "witness", "native", "journal", "chronicle", "watcher"}
-    | {"ring_book", "control", "cycles", "supervisor"}
+    | {"ring_book", "control", "cycles"}
     | {"datapath", "netlink", "probes", "via", "metrics", "api"},
     "cli": CORE | {"config", "api.client", "api.connection"},
     "cli.bench": CORE | {"datapath"},
