@@ -142,36 +142,6 @@ def _decode(document: dict[str, Any]) -> InForce:
     return InForce(**document, undo=None if undo is None else Undo(**undo))
 
 
-def file_and_gateway(path: Path, root: Path) -> tuple[Written | Mistaken, str]:
-    """Return the daemon's file and its gateway's name; ``root`` holds what gateways keep.
-
-    A file with mistakes is of use where something is kept beside it; otherwise raises
-    InvalidConfigError.
-    """
-    try:
-        file = read(path)
-    except InvalidConfigError as error:
-        name = _gateway_of(path, root)
-        if name is None:
-            raise
-        return Mistaken(text_of(path), error), name
-    return file, file.config.gateway.name
-
-
-def _gateway_of(daemons_file: Path, root: Path) -> str | None:
-    """Return the gateway of which something is kept beside this file; None if that is not one."""
-    path = str(daemons_file.absolute())
-    found = [kept.parent.name for kept in root.glob(f"*/{_NAME}") if _daemons_file(kept) == path]
-    return found[0] if len(found) == 1 else None
-
-
-def _daemons_file(kept: Path) -> str:
-    try:
-        return str(json.loads(kept.read_text(encoding="utf-8"))["file"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def read(path: Path) -> Written:
     """Return the configuration in a file. Raises InvalidConfigError."""
     return written(read_text(path), str(path))
@@ -252,3 +222,33 @@ def after_roll_back(before: Written, file_text: str, now_timestamp_s: float) -> 
     return InForce(
         before.text, before.source, "", now_timestamp_s, called(file_text), rolled_back=True
     )
+
+
+def file_and_gateway(path: Path, root: Path) -> tuple[Written | Mistaken, str]:
+    """Return the daemon's file and its gateway's name; ``root`` holds what gateways keep.
+
+    A file with mistakes is of use where something is kept beside it; otherwise raises
+    InvalidConfigError.
+    """
+    try:
+        file = read(path)
+    except InvalidConfigError as error:
+        name = _gateway_of(path, root)
+        if name is None:
+            raise
+        return Mistaken(text_of(path), error), name
+    return file, file.config.gateway.name
+
+
+def _gateway_of(daemons_file: Path, root: Path) -> str | None:
+    """Return the gateway of which something is kept beside this file; None if that is not one."""
+    path = str(daemons_file.absolute())
+    found = [kept.parent.name for kept in root.glob(f"*/{_NAME}") if _daemons_file(kept) == path]
+    return found[0] if len(found) == 1 else None
+
+
+def _daemons_file(kept: Path) -> str:
+    try:
+        return str(json.loads(kept.read_text(encoding="utf-8"))["file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
