@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
+from lb_xdp.config.compose import BROKEN, compose
 from lb_xdp.config.syntax import TOO_DEEP, syntax_problem
 from lb_xdp.config.wording import key_name, nearest, quote
 from lb_xdp.errors import ConfigProblem, InvalidConfigError
@@ -33,10 +30,6 @@ _PLAIN_TAGS = {
     _YAML_TAG + kind
     for kind in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
 }
-_BROKEN = (YAMLError, RecursionError, ValueError, ArithmeticError, LookupError)
-"""What reading may raise: ruamel lets bare Python errors through for some escapes and numbers."""
-
-_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _CAMEL_CASE = re.compile(r"[a-z]+(?:[A-Z][a-z0-9]*)+", re.ASCII)
 
 
@@ -110,49 +103,13 @@ def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str
     Raises InvalidConfigError where it is no YAML at all. Lesser problems are left in the tree.
     """
     try:
-        root = _compose(text)
-    except _BROKEN as error:
+        root = compose(text)
+    except BROKEN as error:
         raise InvalidConfigError([syntax_problem(error, text, source)]) from error
     tree = Tree(source, values={(): None})
     if root is not None:
         tree.data = _Builder(tree, known_keys).build(root, ())
     return tree
-
-
-def _compose(text: str) -> Node | None:
-    """Return the root node, by libyaml where it is there: it takes a tenth of the time.
-
-    What it refuses is read again in Python, whose complaints ``syntax`` knows; so is a file with a
-    directive, which could ask for the rules of YAML 1.1.
-    """
-    if not _DIRECTIVE.search(text):
-        with suppress(*_BROKEN):
-            return _root(text, pure=False)
-    return _root(text, pure=True)
-
-
-def _root(text: str, *, pure: bool) -> Node | None:
-    yaml = YAML(typ="safe", pure=pure)
-    yaml.composer.warn_double_anchors = False
-    if not pure:
-        yaml.Resolver = _QuickResolver
-    root: Node | None = yaml.compose(text)
-    return root
-
-
-class _QuickResolver(VersionedResolver):
-    """Remembers the tags of scalars: in a large file most of them come again and again."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._known: dict[tuple[object, ...], object] = {}
-
-    def resolve(self, kind: type, value: str, implicit: tuple[bool, bool]) -> object:
-        key = (kind, value, *implicit) if kind is ScalarNode else (kind,)
-        tag = self._known.get(key)
-        if tag is None:
-            tag = self._known[key] = super().resolve(kind, value, implicit)
-        return tag
 
 
 class _Builder:
