@@ -35,10 +35,11 @@ from lb_xdp.core.model import (
 class DraftBackend:
     """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none.
 
-    ``host`` is a host name; where it is an address, that is in ``address``.
+    ``host`` is a host name; where it is an address, that is in ``address``. ``below`` is where it
+    stands in its pool, wherever that stands.
     """
 
-    at: Loc
+    below: Loc
     named: bool
     name: str | None
     host: str | None
@@ -79,6 +80,10 @@ class DraftPool:
     panic: Panic | None
     health_given: bool
     health: DraftHealth | None
+
+    def at_backend(self, backend: DraftBackend, *key: str) -> Loc:
+        """Return where a backend of this pool stands, or a key of it."""
+        return (*self.at, *backend.below, *key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,30 +232,30 @@ def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool])
 
 
 def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
-    backends = (_backend(place, each) for place, each in _mappings(item, at, "backends"))
+    backends = (_backend(below, each) for below, each in _mappings(item, (), "backends"))
     return DraftPool(
         at=at,
         given=tuple(item),
         name=_value(item, "name", rules.NAME),
-        backends=(*backends, *_fallback((*at, "fallback"), item.get("fallback"))),
+        backends=(*backends, *_fallback(item.get("fallback"))),
         panic=_value(item, "panic", rules.PANIC, Panic.NONE),
         health_given="health" in item,
         health=_health((*at, "health"), item.get("health")),
     )
 
 
-def _fallback(at: Loc, item: object) -> tuple[DraftBackend, ...]:
+def _fallback(item: object) -> tuple[DraftBackend, ...]:
     if not isinstance(item, dict):
         return ()
-    return (_backend(at, {**item, "weight": 0}),)
+    return (_backend(("fallback",), {**item, "weight": 0}),)
 
 
-def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
+def _backend(below: Loc, item: dict[str, object]) -> DraftBackend:
     host = _value(item, "host", rules.BACKEND_HOST)
     port = _value(item, "port", rules.PORT, ANY_PORT)
     default = default_name(host, port) if host and port is not None else None
     return DraftBackend(
-        at=at,
+        below=below,
         named="name" in item,
         name=_value(item, "name", rules.BACKEND_NAME, default),
         host=host if isinstance(host, str) else None,

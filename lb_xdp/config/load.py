@@ -59,10 +59,11 @@ def _parse(text: str, source: str) -> Config:
     tree = read_tree(text, source, known_keys)
     root, shape_problems = validate_shape(tree)
     draft = draft_of(tree.data)
-    problems = {*tree.problems, *shape_problems, *find_problems(draft, tree)}
+    problems = {*tree.problems, *shape_problems, *map(tree.judged, find_problems(draft, tree))}
     if problems or root is None:
         raise InvalidConfigError(sorted(problems))
-    return to_config(root, source, tuple(str(warning) for warning in find_warnings(draft, tree)))
+    warnings = sorted(map(tree.judged, find_warnings(draft)))
+    return to_config(root, source, tuple(map(str, warnings)))
 
 
 @contextmanager

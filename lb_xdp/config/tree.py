@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.tag import Tag
@@ -48,6 +48,12 @@ class Finding(NamedTuple):
     on_key: bool = False
 
 
+class Places(Protocol):
+    """Who knows where a value stands. See ``Tree``."""
+
+    def line(self, loc: Loc) -> int: ...  # noqa: D102 - see Tree
+
+
 @dataclass(slots=True)
 class Tree:
     """The data of one file and where each part of it stands.
@@ -77,6 +83,10 @@ class Tree:
             loc = loc[:-1]
         place = _place(self.keys.get(loc, self.values[loc]) if on_key else self.values[loc])
         return ConfigProblem(self.source, place.line, place.column, self.path(loc), message)
+
+    def judged(self, finding: Finding) -> ConfigProblem:
+        """Return what was found as a problem with its place."""
+        return self.problem(finding.loc, finding.message, on_key=finding.on_key)
 
     def path(self, loc: Loc) -> str:
         """Return ``services[0].maxConnections``: keys as the file spells them."""
