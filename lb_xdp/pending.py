@@ -23,9 +23,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lb_xdp.config.load import parse_config, read_text
+from lb_xdp.config.load import read_text
+from lb_xdp.config.reread import Reading, read_again
 from lb_xdp.core.model import Config
-from lb_xdp.core.wish import digest
 from lb_xdp.errors import InvalidConfigError
 from lb_xdp.store import remove_file, replace_file
 
@@ -36,11 +36,20 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A configuration as it was written: names are names. ``digest`` is what it is called."""
+    """A configuration as it was written: names are names. ``reading`` is how it was read."""
 
-    config: Config
     text: str
-    digest: str
+    reading: Reading
+
+    @property
+    def config(self) -> Config:
+        """Return the configuration."""
+        return self.reading.config
+
+    @property
+    def digest(self) -> str:
+        """Return what it is called."""
+        return self.reading.digest
 
     @property
     def source(self) -> str:
@@ -123,15 +132,17 @@ def _decode(document: dict[str, Any]) -> InForce:
     return InForce(**document, undo=None if undo is None else Undo(**undo))
 
 
-def read(path: Path) -> Written:
-    """Return the configuration in a file. Raises InvalidConfigError."""
-    return written(read_text(path), str(path))
+def read(path: Path, before: Written | None = None) -> Written:
+    """Return the configuration in a file, see ``written``. Raises InvalidConfigError."""
+    return written(read_text(path), str(path), before)
 
 
-def written(text: str, source: str) -> Written:
-    """Return the configuration in a text. Raises InvalidConfigError."""
-    config = parse_config(text, source)
-    return Written(config, text, digest(config))
+def written(text: str, source: str, before: Written | None = None) -> Written:
+    """Return the configuration in a text. Raises InvalidConfigError.
+
+    What it has in common with ``before`` takes no time, and is the same.
+    """
+    return Written(text, read_again(text, source, before.reading if before else None))
 
 
 def text_of(path: Path) -> str:

@@ -7,7 +7,8 @@ to know which keys there are and what they mean: that is ``schema``'s part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
@@ -116,9 +117,56 @@ def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str
         root = compose(text)
     except BROKEN as error:
         raise InvalidConfigError([syntax_problem(error, text, source)]) from error
+    return _grown(root, (), source, known_keys)
+
+
+def read_item(
+    text: str, items: int, at: Loc, source: str, known_keys: Callable[[Loc], Collection[str]]
+) -> Tree | None:
+    """Return the last item of the list that ``text`` holds, as it stands at ``at`` in its file.
+
+    None where it holds anything but ``items`` items. Raises InvalidConfigError where one goes too
+    far.
+    """
+    root = _root_of(text)
+    if not isinstance(root, SequenceNode) or root.flow_style or len(root.value) != items:
+        return None
+    return _grown(root.value[-1], at, source, known_keys)
+
+
+def read_frame(
+    text: str, source: str, known_keys: Callable[[Loc], Collection[str]], stubs: Mapping[str, Place]
+) -> Tree | None:
+    """Return a file in which a list of one scalar stands for each of the lists in ``stubs``.
+
+    None where it cannot be read, or where one of these is not at the place that ``stubs`` has for
+    it: then what stands there in the file may be something else, too. Raises as ``read_item``.
+    """
+    root = _root_of(text)
+    if root is None:
+        return None
+    tree = _grown(root, (), source, known_keys)
+    for key, place in stubs.items():
+        listed, stub = tree.values.get((key,)), tree.values.get((key, 0))
+        if not isinstance(listed, SequenceNode) or listed.flow_style or len(listed.value) != 1:
+            return None
+        if not isinstance(stub, ScalarNode) or _place(stub) != place:
+            return None
+    return tree
+
+
+def _root_of(text: str) -> Node | None:
+    with suppress(*BROKEN):
+        return compose(text)
+    return None
+
+
+def _grown(
+    root: Node | None, at: Loc, source: str, known_keys: Callable[[Loc], Collection[str]]
+) -> Tree:
     tree = Tree(source, values={(): None})
     if root is not None:
-        tree.data = _Builder(tree, known_keys).build(root, ())
+        tree.data = _Builder(tree, known_keys).build(root, at)
     return tree
 
 
