@@ -165,24 +165,25 @@ def openings(file: Written, held: InForce | None, now_timestamp_s: float) -> lis
     """
     if held is None or (held.undo is None and held.passed_over != called(file.text)):
         return [Opening(file)]
-    present = written_again(held.text, held.source)
+    present = written_again(held.text, held.source, file)
     found = [Opening(present, held)] if present else []
     undo = held.undo
     if undo is not None and not undo.left_s(now_timestamp_s):
-        before = written_again(undo.text, undo.source)
+        before = written_again(undo.text, undo.source, present or file)
         if before is not None:
             after = after_roll_back(before, file.text, now_timestamp_s)
             found.insert(0, Opening(before, after, undone=present or before))
     return found or [Opening(file)]
 
 
-def written_again(text: str, source: str) -> Written | None:
+def written_again(text: str, source: str, like: Written) -> Written | None:
     """Return a configuration that was fine once; None, and a word in the log, where it is not now.
 
+    ``like`` is another one that may have much in common with it.
     It may name files that are gone.
     """
     try:
-        return written(text, source)
+        return written(text, source, like)
     except InvalidConfigError as error:
         _log.error("a configuration that was in force cannot be so again: %s", error)
         return None

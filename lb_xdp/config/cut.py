@@ -12,24 +12,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lb_xdp.config.tree import Place
 
 SECTIONS = ("pools", "services")
 
-_SECTION = re.compile(rf"^({'|'.join(SECTIONS)}):[ ]*(?:#.*)?\n", re.MULTILINE)
-_TOP = re.compile(r"^[^ \n#-]", re.MULTILINE)
-_ITEM = re.compile(r"^( *)-(?=[ \n])", re.MULTILINE)
-_OTHER_RULES = re.compile("[\r\x85\u2028\u2029\ufeff]|^%", re.MULTILINE)
+# Patterns of lines begin with the newline before them: it is found ten times as fast as ``^``.
+_SECTION = re.compile(rf"\n({'|'.join(SECTIONS)}):[ ]*(?:#.*)?(?=\n)")
+_TOP = re.compile(r"\n[^ \n#-]")
+_ITEM = re.compile(r"\n( *)-(?=[ \n])")
+_OTHER_RULES = ("\r", "\x85", "\u2028", "\u2029", "\ufeff", "\n%")
 """What ends a line for YAML beside a newline, or is skipped at its beginning; and directives."""
 
 _REFERENCE = re.compile(r"^(?! *#).*[*&]", re.MULTILINE)
 """May be an anchor or an alias; in a frame it could have to do with what stands in an item."""
 
 _STUB = "0"  # stands in the frame for all items of a section
-_START = (
-    r"(?:^|[\s\[{,:?-])"  # what a reference may follow; within quotes it is none, but may be one
-)
+_START = r"(?:^|[\s\[{,:?-])"  # what a reference follows; in quotes the same is none
 _ANCHOR = re.compile(_START + "&")
 _ALIAS = re.compile(_START + r"\*")
 _MOST_ANCHORED = 8  # items with anchors; more of them, read with each alias, would take longer
@@ -67,24 +67,25 @@ class Cut:
 
 def cut_items(text: str) -> Cut | None:
     """Return the pieces of a text; None where it has none, or where they say nothing alone."""
-    if _OTHER_RULES.search(text):
+    text = f"\n{text}"
+    if any(mark in text for mark in _OTHER_RULES):
         return None
-    anchored, kept, position = _Anchored(), list[str](), 0
+    anchored, kept, position = _Anchored(), list[str](), 1
     stubs, pieces = dict[str, Place](), dict[str, list[Piece]]()
     for section in _SECTION.finditer(text):
-        above_all = _TOP.search(text, section.end())
-        end = above_all.start() if above_all else len(text)
+        below = _TOP.search(text, section.end())
+        end = below.start() + 1 if below else len(text)
         first = _ITEM.search(text, section.end(), end)
         name = section[1]
         if first is None or name in pieces:
             return None
-        above = text.count("\n", 0, first.start())
-        pieces[name] = [
-            anchored.with_references(piece) for piece in _pieces(text, first, end, above)
-        ]
-        stubs[name] = Place(above + 1, len(first[0]) + 2)
-        lines = text.count("\n", first.start(), end)
-        kept += [text[position : first.start()], f"{first[0]} {_STUB}", "\n" * lines]
+        start = first.start() + 1
+        above = text.count("\n", 1, start)
+        found = _pieces(text, first, end, above)
+        pieces[name] = [anchored.with_references(piece) for piece in found]
+        stubs[name] = Place(above + 1, len(first[0]) + 1)  # and a blank
+        blank = "\n" * text.count("\n", start, end)
+        kept += [text[position:start], f"{first[0][1:]} {_STUB}{blank}"]
         position = end
     frame = "".join((*kept, text[position:]))
     if not pieces or anchored.many or _REFERENCE.search(frame):
@@ -93,9 +94,9 @@ def cut_items(text: str) -> Cut | None:
 
 
 def _pieces(text: str, first: re.Match[str], end: int, above: int) -> Iterator[Piece]:
-    item = re.compile(rf"^{first[0]}(?=[ \n])", re.MULTILINE)
-    starts = [match.start() for match in item.finditer(text, first.start(), end)]
-    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+    item = re.compile(rf"{first[0]}(?=[ \n])")
+    starts = [match.start() + 1 for match in item.finditer(text, first.start(), end)]
+    for start, stop in pairwise((*starts, end)):
         piece = text[start:stop]
         yield Piece(piece, above)
         above += piece.count("\n")
