@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import ValidationError
 
 from lb_xdp.config import schema
+from lb_xdp.config.build import MAX_NODES, read_frame, read_item
 from lb_xdp.config.check import find_problems, find_warnings
 from lb_xdp.config.convert import to_gateway, to_pool, to_service
 from lb_xdp.config.cut import SECTIONS, Cut, Piece, cut_items
@@ -31,7 +32,7 @@ from lb_xdp.config.draft import (
     draft_of_service,
     moved,
 )
-from lb_xdp.config.tree import MAX_NODES, Finding, Loc, Tree, read_frame, read_item
+from lb_xdp.config.tree import Finding, Loc, Tree
 from lb_xdp.config.whole import read_whole
 from lb_xdp.core.model import Config, Pool, Service
 from lb_xdp.core.wish import digest, service_digest

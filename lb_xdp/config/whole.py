@@ -5,12 +5,12 @@ It owns the order of the steps: syntax, shape, comparisons, conversion. Each ste
 
 from __future__ import annotations
 
+from lb_xdp.config.build import read_tree
 from lb_xdp.config.check import find_problems, find_warnings
 from lb_xdp.config.convert import to_config
 from lb_xdp.config.draft import draft_of
 from lb_xdp.config.schema import known_keys
 from lb_xdp.config.shape import validate_shape
-from lb_xdp.config.tree import read_tree
 from lb_xdp.core.model import Config
 from lb_xdp.errors import InvalidConfigError
 
