@@ -153,7 +153,7 @@ def edited(draw: st.DrawFn, text: str) -> str:
     return "".join((*left[:place], *moved, *left[place:]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), text=st.sampled_from(list(TEXTS.values())))
 def test_an_edited_file_is_read_as_if_for_the_first_time(data: st.DataObject, text: str) -> None:
     """Configuration, warnings, problems and their places, whatever was remembered before."""
