@@ -91,7 +91,16 @@ ANCHORS = (
   - {name: c, vip: 203.0.113.11, port: 80, mode: nat, backends: *servers, health: *check}
 """
 )
-TEXTS = {"plain": PLAIN, "turned": TURNED, "anchors": ANCHORS, "reference": EXAMPLE}
+COLONS = PLAIN.replace("{host: 10.0.0.11", "{host: 2001:db8::11").replace("mode: nat", "mode: ipip")
+"""An item that libyaml refuses, and Python reads."""
+
+TEXTS = {
+    "plain": PLAIN,
+    "turned": TURNED,
+    "anchors": ANCHORS,
+    "colons": COLONS,
+    "reference": EXAMPLE,
+}
 
 Outcome = Config | tuple[ConfigProblem, ...]
 
