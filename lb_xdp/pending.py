@@ -25,9 +25,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lb_xdp.config.load import parse_config, read_text
+from lb_xdp.config.load import read_text
+from lb_xdp.config.reread import Reading, read_again
 from lb_xdp.core.model import Config
-from lb_xdp.core.wish import digest
 from lb_xdp.errors import InvalidConfigError
 from lb_xdp.store import remove_file, replace_file
 
@@ -39,11 +39,20 @@ _NAME = "in-force.json"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A configuration as it was written: names are names. ``digest`` is what it is called."""
+    """A configuration as it was written: names are names. ``reading`` is how it was read."""
 
-    config: Config
     text: str
-    digest: str
+    reading: Reading
+
+    @property
+    def config(self) -> Config:
+        """Return the configuration."""
+        return self.reading.config
+
+    @property
+    def digest(self) -> str:
+        """Return what it is called."""
+        return self.reading.digest
 
     @property
     def source(self) -> str:
@@ -142,15 +151,17 @@ def _decode(document: dict[str, Any]) -> InForce:
     return InForce(**document, undo=None if undo is None else Undo(**undo))
 
 
-def read(path: Path) -> Written:
-    """Return the configuration in a file. Raises InvalidConfigError."""
-    return written(read_text(path), str(path))
+def read(path: Path, before: Written | None = None) -> Written:
+    """Return the configuration in a file, see ``written``. Raises InvalidConfigError."""
+    return written(read_text(path), str(path), before)
 
 
-def written(text: str, source: str) -> Written:
-    """Return the configuration in a text. Raises InvalidConfigError."""
-    config = parse_config(text, source)
-    return Written(config, text, digest(config))
+def written(text: str, source: str, before: Written | None = None) -> Written:
+    """Return the configuration in a text. Raises InvalidConfigError.
+
+    What it has in common with ``before`` takes no time, and is the same.
+    """
+    return Written(text, read_again(text, source, before.reading if before else None))
 
 
 def text_of(path: Path) -> str:
@@ -177,11 +188,12 @@ def openings(
     if held is None or not _goes_on(held, file):
         return [_opening(file)]
     refused = file.error if isinstance(file, Mistaken) else None
-    present = written_again(held.text, held.source)
+    like = file if isinstance(file, Written) else None
+    present = written_again(held.text, held.source, like)
     found = [Opening(present, held, refused=refused)] if present else []
     undo = held.undo
     if undo is not None and not undo.left_s(now_timestamp_s):
-        before = written_again(undo.text, undo.source)
+        before = written_again(undo.text, undo.source, present or like)
         if before is not None:
             after = after_roll_back(before, file.text, now_timestamp_s)
             found.insert(0, Opening(before, after, undone=present or before, refused=refused))
@@ -203,13 +215,14 @@ def _opening(file: Written | Mistaken) -> Opening:
     return Opening(file)
 
 
-def written_again(text: str, source: str) -> Written | None:
+def written_again(text: str, source: str, like: Written | None) -> Written | None:
     """Return a configuration that was fine once; None, and a word in the log, where it is not now.
 
+    ``like`` is another one that may have much in common with it.
     It may name files that are gone.
     """
     try:
-        return written(text, source)
+        return written(text, source, like)
     except InvalidConfigError as error:
         _log.error("a configuration that was in force cannot be so again: %s", error)
         return None
