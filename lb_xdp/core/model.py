@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple, NewType, Self, TypeAlias
 
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
@@ -163,6 +163,10 @@ class Listen(NamedTuple):
 
     host: str
     port: int
+
+    def __str__(self) -> str:
+        """Return ``127.0.0.1:9464`` or ``[::1]:9464``."""
+        return format_endpoint(ip_address(self.host), self.port)
 
 
 def format_endpoint(address: Address, port: int | str) -> str:

@@ -58,8 +58,7 @@ async def serve(listen: Listen, exposition: Exposition) -> AsyncIterator[Listen]
 
 def _cannot_listen(listen: Listen, error: OSError) -> LbError:
     """Return the error that names the key, the address and the remedy."""
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    place = f"gateway.metrics.listen: cannot listen on {host}:{listen.port}"
+    place = f"gateway.metrics.listen: cannot listen on {listen}"
     if error.errno == errno.EADDRINUSE:
         return AddressInUseError(
             f"{place}: the address is in use: choose another port in gateway.metrics.listen, "
