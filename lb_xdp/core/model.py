@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, NamedTuple, NewType, Self, TypeAlias
 
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
+from lb_xdp.core.endpoint import format_endpoint, format_service
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -169,11 +170,6 @@ class Listen(NamedTuple):
         return format_endpoint(ip_address(self.host), self.port)
 
 
-def format_endpoint(address: Address, port: int | str) -> str:
-    """Return ``10.0.0.11:80`` or ``[2001:db8::11]:80`` (RFC 5952, section 6)."""
-    return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
-
-
 class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
     """What makes a service unique on the wire. ``port`` may be ``ANY_PORT``.
 
@@ -202,8 +198,7 @@ class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no s
 
     def __str__(self) -> str:
         """Return ``203.0.113.10:80/tcp``, ``[2001:db8::1]:80/tcp`` or ``203.0.113.10:any/tcp``."""
-        port = "any" if self.port == ANY_PORT else self.port
-        return f"{format_endpoint(self.vip, port)}/{self.protocol}"
+        return format_service(self.vip, self.port, self.protocol)
 
 
 class BackendKey(tuple[int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
