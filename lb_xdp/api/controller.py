@@ -22,7 +22,7 @@ from lb_xdp.core.wish import Match, Outcome, ReloadWish
 class Controller(Protocol):
     """The gateway. Every method raises LbError where something cannot be done."""
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Return the gateway as it is now; may read maps, must be quick."""
         ...
 

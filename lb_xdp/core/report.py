@@ -199,15 +199,15 @@ def service_statuses(
     panics: Collection[ServiceKey] = (),
     *,
     shares: Shares = _no_shares,
-) -> tuple[ServiceStatus, ...]:
-    """Return every service with its backends, in the file's order; those that linger come last.
+) -> Iterator[ServiceStatus]:
+    """Yield every service with its backends, in the file's order; those that linger come last.
 
     ``views`` are of each service's backends in their order, ``slots`` are its unsettled and marked
     ones.
     """
     endpoints = _endpoints(config)
-    return tuple(
-        ServiceStatus(
+    for service in config.services:
+        yield ServiceStatus(
             name=service.name,
             vip=str(service.vip),
             port=service.port,
@@ -228,8 +228,6 @@ def service_statuses(
             marked_slots=slots.get(service.key, (0, 0))[1],
             panic=service.key in panics,
         )
-        for service in config.services
-    )
 
 
 def _backend_statuses(

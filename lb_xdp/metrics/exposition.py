@@ -7,7 +7,7 @@ samples of a scrape agree with each other. Labels are bounded by the configurati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -25,13 +25,9 @@ from lb_xdp.metrics.table import MARK, Row, Table, label, written
 
 
 class Exposition:
-    """All metrics of one gateway. Holds no global state: two gateways in a process stay apart.
+    """All metrics of one gateway. Holds no global state: two gateways in a process stay apart."""
 
-    ``source`` is called once per scrape, through ``snapshot``.
-    """
-
-    def __init__(self, source: Callable[[], Snapshot]) -> None:
-        self.snapshot = source
+    def __init__(self) -> None:
         self._durations = ProbeDurations()
 
     def observe_probe(self, service: str, backend: str, duration_s: float) -> None:
@@ -55,13 +51,13 @@ class Exposition:
         yield from _datapath(snapshot)
         yield from _controller(snapshot)
 
-    def render(self, accept: str, snapshot: Snapshot | None = None) -> tuple[bytes, str]:
+    def render(self, accept: str, snapshot: Snapshot) -> tuple[bytes, str]:
         """Return the body and its content type, text or OpenMetrics as ``accept`` prefers.
 
-        Without ``snapshot`` one is taken here. A frozen snapshot may be rendered in another thread.
+        This may happen in another thread than all else.
         """
         encoder, content_type = choose_encoder(accept)
-        families = self.families(snapshot or self.snapshot())
+        families = self.families(snapshot)
         return b"".join(written(families, encoder)), content_type
 
 

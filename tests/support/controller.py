@@ -87,7 +87,7 @@ class FakeController:
     waits: bool = False
     wishes: list[ReloadWish] = field(default_factory=list)
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         self._note("snapshot")
         return self.shown
 
