@@ -89,6 +89,10 @@ class Control:
             for service in self.reconciler.whole.services
         }
 
+    def pool_names(self) -> Sequence[str]:
+        """Return the names of all pools in use, in the order of the services."""
+        return list(dict.fromkeys(service.pool.name for service in self.reconciler.whole.services))
+
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""
         return self.reconciler.overrides

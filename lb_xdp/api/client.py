@@ -90,6 +90,10 @@ class Client:
         """Return the backends' names by service; quick or not at all."""
         return dict(_part(self._request("GET", "/v1/names", PING_TIMEOUT_S), "services"))
 
+    def pool_names(self) -> list[str]:
+        """Return the names of all pools in use; quick or not at all."""
+        return list(_part(self._request("GET", "/v1/names", PING_TIMEOUT_S), "pools"))
+
     def detach(self) -> None:
         """Have the daemon remove program and pins, and wait until its process has ended.
 

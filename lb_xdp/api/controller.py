@@ -34,6 +34,10 @@ class Controller(Protocol):
         """Return the backends' names by service, those that linger included; must be quick."""
         ...
 
+    def pool_names(self) -> Sequence[str]:
+        """Return the names of all pools in use; must be quick."""
+        ...
+
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         """Return events that are wanted, oldest first; if there is none, wait for one."""
         ...

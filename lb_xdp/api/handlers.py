@@ -43,8 +43,9 @@ async def status(call: Call) -> Snapshot:
 
 
 async def names(call: Call) -> ServiceNames:
-    """Return what services and backends are called."""
-    return ServiceNames({name: tuple(each) for name, each in call.controller.names().items()})
+    """Return what services, backends and pools are called."""
+    named = {name: tuple(each) for name, each in call.controller.names().items()}
+    return ServiceNames(named, tuple(call.controller.pool_names()))
 
 
 async def services(call: Call) -> Services:

@@ -100,6 +100,9 @@ class FakeController:
             for service in self.shown.services
         }
 
+    def pool_names(self) -> Sequence[str]:
+        return [service.pool for service in self.shown.services]
+
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         del wait_s
         self._note("events")
