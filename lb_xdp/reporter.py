@@ -102,11 +102,13 @@ class Reporter:
     async def snapshot(self) -> Snapshot:
         """Return the gateway as it is now. Raises DatapathError once it is detached.
 
-        All is looked at in this moment. To put it into words takes a while, and probes that end
-        meanwhile do not wait for it.
+        All is looked at in one moment. To count slots before it and to put it into words after it
+        takes a while, and probes that end meanwhile do not wait for it.
         """
-        reconciler, now_s = self._reconciler, time.time()
-        whole, standings = reconciler.whole, reconciler.standings()
+        reconciler = self._reconciler
+        async for _ in unhurried(self._tallies.ahead(reconciler.observed.rings)):
+            pass
+        now_s, whole, standings = time.time(), reconciler.whole, reconciler.standings()
         tallies = self._tallies.of(reconciler.observed.rings)
         views = reconciler.picture(now_s).views(standings, self._figures(tallies))
         snapshot = self._without_services(now_s)
