@@ -97,6 +97,7 @@ class Reporter:
         self.change_notices: tuple[str, ...] = ()
         self.change: ChangeStatus | None = None
         self.trouble = ""
+        self.api_strangers = 0
         self.shares: Callable[[str, str, float], Mapping[str, Share]] = lambda *_: {}
 
     async def snapshot(self) -> Snapshot:
@@ -161,6 +162,7 @@ class Reporter:
                 *self.name_notices,
             ),
             change=self.change,
+            api_strangers=self.api_strangers,
         )
 
     def _datapath_status(self) -> DatapathStatus:
