@@ -19,7 +19,6 @@ import aiohttp
 import pytest
 
 from lb_xdp import __version__
-from lb_xdp.api import wire
 from lb_xdp.api.client import Client, answering, socket_of
 from lb_xdp.api.connection import SocketFile
 from lb_xdp.api.listener import open_socket
