@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from lb_xdp.datapath import syscall
 from lb_xdp.datapath.addresses import IPV4, from_words, to_words
 from lb_xdp.datapath.clock import jiffies_per_s
 from lb_xdp.datapath.compile import (
+    ENTRY,
     GENERAL,
     Code,
     Parameters,
@@ -212,15 +214,24 @@ def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation
 
 
 def load_programs(code: Code, maps: Mapping[str, BpfMap]) -> Program:
-    """Load the programs onto maps; the general ones go into their table. Raises VerifierError."""
+    """Load the programs onto maps; the general ones go into their table. Raises VerifierError.
+
+    The verifier looks at all of them at once, on a CPU each.
+    """
     descriptors = {placeholder(name): bpf_map.fd for name, bpf_map in maps.items()}
-    for name, instructions in code.general.items():
-        program = load_program(instructions, descriptors, name)
-        try:
-            maps["programs"].write(layout().constants[GENERAL[name]], program.fd)
-        finally:
-            os.close(program.fd)
-    return load_program(code.gateway, descriptors)
+    sources = {ENTRY: code.gateway, **code.general}
+    with ExitStack() as held:
+
+        def load(name: str) -> Program:
+            program = load_program(sources[name], descriptors, name)
+            held.callback(os.close, program.fd)
+            return program
+
+        with ThreadPoolExecutor(len(sources)) as verifiers:
+            programs = dict(zip(sources, verifiers.map(load, sources), strict=True))
+        for name in code.general:
+            maps["programs"].write(layout().constants[GENERAL[name]], programs[name].fd)
+        return replace(programs[ENTRY], fd=os.dup(programs[ENTRY].fd))
 
 
 def _by_family(addresses: tuple[Address, ...]) -> list[Address]:

@@ -50,20 +50,8 @@ def verify_generation(plan: Plan, generation: Generation, code: Code) -> Tried:
     ``code`` is what the generation's programs were loaded from. Raises SelfTestError at the first
     difference, VerifierError or MapError if the twins cannot be made.
     """
-    model = Model(
-        plan.structure,
-        plan.indices,
-        plan.records,
-        plan.rings,
-        set(plan.interfaces.values()),
-        blank=True,
-    )
-    packets = foretold = 0
-    with _bench(plan, generation, code) as bench:
-        for frame in Trial(plan.structure):
-            packets += 1
-            foretold += _judge(model, bench.ingress, frame, bench.run(frame))
-    return Tried(packets, foretold)
+    with twin(plan, generation, code) as bench:
+        return bench.compare(plan)
 
 
 def _judge(model: Model, ingress: int, frame: bytes, found: Found) -> bool:
@@ -84,13 +72,29 @@ def _judge(model: Model, ingress: int, frame: bytes, found: Found) -> bool:
     return True
 
 
-class _Bench:
+class Bench:
     """A program on twins, and the counters that say why each packet ended as it did."""
 
     def __init__(self, program_fd: int, counters: Values, interfaces: Collection[int]) -> None:
         self._fd = program_fd
         self._counters = counters
         self.ingress = next(filter(self._takes, sorted(interfaces)), _LOOPBACK)
+
+    def compare(self, plan: Plan) -> Tried:
+        """Compare with the reference model. Raises SelfTestError at the first difference."""
+        model = Model(
+            plan.structure,
+            plan.indices,
+            plan.records,
+            plan.rings,
+            set(plan.interfaces.values()),
+            blank=True,
+        )
+        packets = foretold = 0
+        for frame in Trial(plan.structure):
+            packets += 1
+            foretold += _judge(model, self.ingress, frame, self.run(frame))
+        return Tried(packets, foretold)
 
     def _takes(self, ifindex: int) -> bool:
         """Say whether the kernel lets a packet come in there.
@@ -127,7 +131,8 @@ def _told(counted: Values) -> str:
 
 
 @contextmanager
-def _bench(plan: Plan, generation: Generation, code: Code) -> Iterator[_Bench]:
+def twin(plan: Plan, generation: Generation, code: Code) -> Iterator[Bench]:
+    """Lend the program of a generation, on twins. Raises VerifierError, MapError."""
     with ExitStack() as undo:
         maps = dict(generation.maps)
         for spec in _twins(plan, generation):
@@ -136,7 +141,7 @@ def _bench(plan: Plan, generation: Generation, code: Code) -> Iterator[_Bench]:
             maps["devices"].write(ifindex, ifindex)
         program = load_programs(code, maps)
         undo.callback(os.close, program.fd)
-        yield _Bench(program.fd, _shared(maps["reasons"]), plan.interfaces.values())
+        yield Bench(program.fd, _shared(maps["reasons"]), plan.interfaces.values())
 
 
 def _shared(reasons: BpfMap) -> Values:
