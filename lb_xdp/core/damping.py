@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lb_xdp.core.model import Config, Damping
-from lb_xdp.core.targets import TargetId, target_of
+from lb_xdp.core.targets import TargetId, targets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,10 @@ class FlapState:
 def dampings(config: Config) -> dict[TargetId, Damping]:
     """Return the damping of every target that has one."""
     return {
-        target_of(service, backend): service.pool.damping
-        for service, backend in config.backends()
+        target: service.pool.damping
+        for service in config.services
         if service.pool.damping is not None
+        for target in targets_of(service)
     }
 
 
