@@ -167,7 +167,7 @@ class Listen(NamedTuple):
 
 def format_endpoint(address: Address, port: int | str) -> str:
     """Return ``10.0.0.11:80`` or ``[2001:db8::11]:80`` (RFC 5952, section 6)."""
-    return f"[{address!s}]:{port}" if address.version == IPV6 else f"{address!s}:{port}"
+    return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
 
 
 class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
