@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from lb_xdp.core.desired import Structure
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Plan
 from lb_xdp.errors import DatapathError
@@ -32,7 +33,8 @@ _SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
 class Cycles:
     """Made in the event loop that it works in.
 
-    ``prepare`` makes the generation of a plan, and may take a second; it is called in a thread.
+    ``prepare`` makes the generation of a plan, and may take a second; ``compile_ahead`` does the
+    slowest part of that without a plan. Both are called in threads.
     ``look`` takes in what netlink knows by now. ``on_gone`` is called when backends may have gone
     for good.
     """
@@ -45,6 +47,7 @@ class Cycles:
         turns: Turns,
         reporter: Reporter,
         *,
+        compile_ahead: Callable[[Structure], None],
         prepare: Callable[[Plan], None],
         look: Callable[[], None],
         on_gone: Callable[[], None],
@@ -54,6 +57,7 @@ class Cycles:
         self._probing = probing
         self._turns = turns
         self._reporter = reporter
+        self._compile_ahead = compile_ahead
         self._prepare = prepare
         self._look = look
         self._on_gone = on_gone
@@ -71,13 +75,26 @@ class Cycles:
         config = self._reconciler.config
         await self._probing.carry(config)
         self._probing.probe(config)
+        begun = self._begin_to_compile()
         plan, _ = self._reconciler.plan()
-        compiled = asyncio.to_thread(self._prepare, plan)
-        await self._turns.meanwhile(asyncio.gather(compiled, settle(config)), self._look_meanwhile)
+        slow = asyncio.gather(self._make(plan, begun), settle(config))
+        await self._turns.meanwhile(slow, self._look_meanwhile)
         self._look()
         self._reconciler.cycle()
         await self.keep_up()
         self._wake_in_time()
+
+    def _begin_to_compile(self) -> Awaitable[None] | None:
+        """On a first start, let the compiler begin at once: the first plan makes all rings."""
+        if self._reconciler.observed.structure is not None:
+            return None
+        loop, structure = asyncio.get_running_loop(), self._reconciler.structure()
+        return loop.run_in_executor(None, self._compile_ahead, structure)
+
+    async def _make(self, plan: Plan, compiled: Awaitable[None] | None) -> None:
+        if compiled is not None:
+            await compiled
+        await asyncio.to_thread(self._prepare, plan)
 
     async def _look_meanwhile(self) -> None:
         """Leave what changes to the first cycle, but for the ways of probes."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from lb_xdp.core.desired import BackendId, Traits
+from lb_xdp.core.desired import BackendId, Structure, Traits
 from lb_xdp.core.flow_list import FlowRecords
 from lb_xdp.core.model import FlowTable, ServiceKey, XdpMode
 from lb_xdp.core.plan import Observed, Plan
@@ -25,7 +25,7 @@ from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.compile import way_bits
 from lb_xdp.datapath.estate import Estate, find_estate
 from lb_xdp.datapath.flows import Collected, collect
-from lb_xdp.datapath.generation import Generation, open_generation
+from lb_xdp.datapath.generation import Generation, compile_ahead, open_generation
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program
 from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
@@ -203,6 +203,14 @@ class Datapath:
         if self._generation is not None:
             self._generation.close()
             self._generation = None
+
+    @staticmethod
+    def compile_ahead(structure: Structure) -> None:
+        """Do the slowest part of ``prepare`` before there is a plan. May run in any thread.
+
+        Raises CompileError, MapError.
+        """
+        compile_ahead(structure)
 
     def prepare(self, plan: Plan) -> None:
         """Do the slow part of a plan ahead: compiler, verifier, trial. May run in any thread."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,23 +164,51 @@ class Blueprint:
         return TableShape(parameters.filter_bits, parameters.bucket_bits, parameters.bucket6_bits)
 
 
+class _Tables(NamedTuple):
+    """The endpoint tables of both IP versions, and the filter before them."""
+
+    table: EndpointTable
+    table6: EndpointTable
+    filter: NDArray[np.uint64]
+
+
 def draw(plan: Plan) -> Blueprint:
     """Lay the tables out and compile the programs. Raises CompileError, MapError."""
     rings = {service: index for index, service in enumerate(sorted(plan.structure.services))}
-    endpoints = structure_endpoints(plan.structure, plan.indices, rings)
-    table = build_table([e for e in endpoints if e.family == IPV4])
-    table6 = build_table6([e for e in endpoints if e.family != IPV4])
-    bits = build_filter(endpoints)
-    code = compile_gateway(
+    tables = _lay_out(plan.structure, plan.indices, rings)
+    return Blueprint(rings, *tables, _compile(plan.structure, tables))
+
+
+def compile_ahead(structure: Structure) -> None:
+    """Compile what a structure needs, as soon as that is known: ``draw`` then finds it done.
+
+    What the tables hold of backends and rings has no part in their shape.
+    """
+    anything = dict.fromkeys(structure.backends, 0), dict.fromkeys(structure.services, 0)
+    _compile(structure, _lay_out(structure, *anything))
+
+
+def _lay_out(
+    structure: Structure, indices: Mapping[BackendId, int], rings: Mapping[ServiceKey, int]
+) -> _Tables:
+    endpoints = structure_endpoints(structure, indices, rings)
+    return _Tables(
+        build_table([e for e in endpoints if e.family == IPV4]),
+        build_table6([e for e in endpoints if e.family != IPV4]),
+        build_filter(endpoints),
+    )
+
+
+def _compile(structure: Structure, tables: _Tables) -> Code:
+    return compile_gateway(
         Parameters(
-            features(plan.structure),
-            filter_bits=(len(bits) * 64 - 1).bit_length(),
-            bucket_bits=table.bucket_bits,
-            bucket6_bits=table6.bucket_bits,
+            features(structure),
+            filter_bits=(len(tables.filter) * 64 - 1).bit_length(),
+            bucket_bits=tables.table.bucket_bits,
+            bucket6_bits=tables.table6.bucket_bits,
             hz=jiffies_per_s(),
         )
     )
-    return Blueprint(rings, table, table6, bits, code)
 
 
 def load_generation(
