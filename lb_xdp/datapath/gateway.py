@@ -20,12 +20,13 @@ from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.snapshot import ProgramStatus, ReasonCount
 from lb_xdp.datapath import counters
 from lb_xdp.datapath.attach import Link, create_links, open_link
+from lb_xdp.datapath.blueprint import compile_ahead
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.compile import way_bits
 from lb_xdp.datapath.estate import Estate, find_estate
 from lb_xdp.datapath.flows import Collected, collect
-from lb_xdp.datapath.generation import Generation, compile_ahead, open_generation
+from lb_xdp.datapath.generation import Generation, open_generation
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.load import Program
 from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs

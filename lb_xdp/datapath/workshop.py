@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lb_xdp.core.plan import Plan
-from lb_xdp.datapath.generation import Generation, draw, load_generation
+from lb_xdp.datapath.blueprint import draw
+from lb_xdp.datapath.generation import Generation, load_generation
 from lb_xdp.datapath.maps import BpfMap
 from lb_xdp.datapath.selftest import twin
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lb_xdp.core.model import Address, Mode
+from lb_xdp.datapath.blueprint import compile_ahead, draw
 from lb_xdp.datapath.compile import Parameters, compile_gateway, compile_source
-from lb_xdp.datapath.generation import compile_ahead, draw
 from lb_xdp.datapath.headers import find_headers
 from lb_xdp.errors import CompileError
 from tests.support.program import VIP, VIP6, LoadedProgram, Wire, service
