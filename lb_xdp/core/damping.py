@@ -89,6 +89,11 @@ class Holds:
             f"{after.held_until_s - now_s:g} s"
         )
 
+    @property
+    def any(self) -> bool:
+        """Whether some target may be held down."""
+        return bool(self._held)
+
     def release(self, now_s: float) -> None:
         """Forget holds that are over."""
         self._held = {t for t in self._held if self.left_s(t, now_s)}

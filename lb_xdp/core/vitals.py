@@ -178,9 +178,12 @@ class Vitals:
 
         Holds end by time alone: while there are any, nothing equals it.
         """
-        if self._holds.ends_s():
+        if self._holds.any:
             return object()
-        return tuple(self._stamps.get(pool, 0) for pool in pools_of(service))
+        pools = pools_of(service)
+        if len(pools) == 1:  # as most services have it
+            return self._stamps.get(pools[0], 0)
+        return tuple([self._stamps.get(pool, 0) for pool in pools])
 
     def advice_of(self, target: TargetId) -> Advice:
         """Return what a target asks for itself."""
