@@ -75,26 +75,33 @@ class Cycles:
         config = self._reconciler.config
         await self._probing.carry(config)
         self._probing.probe(config)
-        begun = self._begin_to_compile()
-        plan, _ = self._reconciler.plan()
-        slow = asyncio.gather(self._make(plan, begun), settle(config))
+        slow = asyncio.gather(self._begin(), settle(config))
         await self._turns.meanwhile(slow, self._look_meanwhile)
         self._look()
-        self._reconciler.cycle()
+        if self._reconciler.observed.structure is None:
+            await self._build()
+        else:
+            self._reconciler.cycle()
         await self.keep_up()
         self._wake_in_time()
 
-    def _begin_to_compile(self) -> Awaitable[None] | None:
-        """On a first start, let the compiler begin at once: the first plan makes all rings."""
-        if self._reconciler.observed.structure is not None:
-            return None
-        loop, structure = asyncio.get_running_loop(), self._reconciler.structure()
-        return loop.run_in_executor(None, self._compile_ahead, structure)
+    def _begin(self) -> Awaitable[None]:
+        """Begin in a thread with what takes long.
 
-    async def _make(self, plan: Plan, compiled: Awaitable[None] | None) -> None:
-        if compiled is not None:
-            await compiled
-        await asyncio.to_thread(self._prepare, plan)
+        Where nothing forwards yet that is the compiler's work alone: rings wait for the first
+        results, since a trial of rings without backends would show little.
+        """
+        if self._reconciler.observed.structure is None:
+            return asyncio.to_thread(self._compile_ahead, self._reconciler.structure())
+        plan, _ = self._reconciler.plan()
+        return asyncio.to_thread(self._prepare, plan)
+
+    async def _build(self) -> None:
+        """Go to a goal that takes another generation."""
+        plan, _ = self._reconciler.plan()  # which may take the compiler a second:
+        await asyncio.to_thread(self._prepare, plan)  # probes must not wait
+        self._look()
+        self._reconciler.cycle()
 
     async def _look_meanwhile(self) -> None:
         """Leave what changes to the first cycle, but for the ways of probes."""
@@ -108,10 +115,7 @@ class Cycles:
             self._reconciler.let_go()
         try:
             if not self._reconciler.cycle_in_place():
-                plan, _ = self._reconciler.plan()  # which may take the compiler a second:
-                await asyncio.to_thread(self._prepare, plan)  # probes must not wait
-                self._look()
-                self._reconciler.cycle()
+                await self._build()
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)
