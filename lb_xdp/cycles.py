@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from lb_xdp.core.desired import Structure
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Plan
 from lb_xdp.errors import DatapathError
@@ -32,7 +33,8 @@ _SIGNS_OF_LIFE = 4  # cycles that are asked for within the watchdog's time
 class Cycles:
     """Made in the event loop that it works in.
 
-    ``prepare`` makes the generation of a plan, and may take a second; it is called in a thread.
+    ``prepare`` makes the generation of a plan, and may take a second; ``compile_ahead`` does the
+    slowest part of that without a plan. Both are called in threads.
     ``look`` takes in what netlink knows by now. ``on_gone`` is called when backends may have gone
     for good.
     """
@@ -45,6 +47,7 @@ class Cycles:
         turns: Turns,
         reporter: Reporter,
         *,
+        compile_ahead: Callable[[Structure], None],
         prepare: Callable[[Plan], None],
         look: Callable[[], None],
         on_gone: Callable[[], None],
@@ -54,6 +57,7 @@ class Cycles:
         self._probing = probing
         self._turns = turns
         self._reporter = reporter
+        self._compile_ahead = compile_ahead
         self._prepare = prepare
         self._look = look
         self._on_gone = on_gone
@@ -71,13 +75,33 @@ class Cycles:
         config = self._reconciler.config
         await self._probing.carry(config)
         self._probing.probe(config)
-        plan, _ = self._reconciler.plan()
-        compiled = asyncio.to_thread(self._prepare, plan)
-        await self._turns.meanwhile(asyncio.gather(compiled, settle(config)), self._look_meanwhile)
+        slow = asyncio.gather(self._begin(), settle(config))
+        await self._turns.meanwhile(slow, self._look_meanwhile)
         self._look()
-        self._reconciler.cycle()
+        if self._reconciler.observed.structure is None:
+            await self._build()
+        else:
+            self._reconciler.cycle()
         await self.keep_up()
         self._wake_in_time()
+
+    def _begin(self) -> Awaitable[None]:
+        """Begin in a thread with what takes long.
+
+        Where nothing forwards yet that is the compiler's work alone: rings wait for the first
+        results, since a trial of rings without backends would show little.
+        """
+        if self._reconciler.observed.structure is None:
+            return asyncio.to_thread(self._compile_ahead, self._reconciler.structure())
+        plan, _ = self._reconciler.plan()
+        return asyncio.to_thread(self._prepare, plan)
+
+    async def _build(self) -> None:
+        """Go to a goal that takes another generation."""
+        plan, _ = self._reconciler.plan()  # which may take the compiler a second:
+        await asyncio.to_thread(self._prepare, plan)  # probes must not wait
+        self._look()
+        self._reconciler.cycle()
 
     async def _look_meanwhile(self) -> None:
         """Leave what changes to the first cycle, but for the ways of probes."""
@@ -91,10 +115,7 @@ class Cycles:
             self._reconciler.let_go()
         try:
             if not self._reconciler.cycle_in_place():
-                plan, _ = self._reconciler.plan()  # which may take the compiler a second:
-                await asyncio.to_thread(self._prepare, plan)  # probes must not wait
-                self._look()
-                self._reconciler.cycle()
+                await self._build()
         except DatapathError as error:
             self._reporter.trouble = f"the datapath could not be updated, trying again: {error}"
             _log.error("cycle failed, trying again: %s", error)

@@ -209,6 +209,7 @@ class Daemon:
         self._probing = Probing(self._reconciler, self._courier, changed, observe)
         self._cycles = Cycles(
             *(self._reconciler, self._layers, self._probing, self._turns, self._reporter),
+            compile_ahead=self._datapath.compile_ahead,
             prepare=self._datapath.prepare,
             look=self._look,
             on_gone=self._forget_gone,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.desired import Desired, identities
+from lb_xdp.core.desired import Desired, Structure, identities
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import ProbeResult, Target, is_live
 from lb_xdp.core.judge import Standings
@@ -257,6 +257,11 @@ class Reconciler:
         """Return the steps from what is to what a configuration asks for, as things stand."""
         whole = self.roster.goal.whole if config is None else self.whole_of(config)
         return self._plan(self._stand(whole))
+
+    def structure(self) -> Structure:
+        """Return what the goal's generation is built from; its rings take no part in that."""
+        standings = self._stand(self.roster.goal.whole)
+        return self._planner.desired(standings, self.topology, self.observed.records).structure
 
     def _plan(self, standings: Standings) -> tuple[Plan, Desired]:
         rings = self._planner.rings

@@ -130,11 +130,8 @@ def features(structure: Structure) -> frozenset[str]:
     services = structure.services
     used = {traits.mode.name for traits in services.values()}
     used |= {f"IPV{key.vip.version}" for key in services}
-    used |= {
-        f"OUTER{identity.backend.address.version}"
-        for identity in structure.backends
-        if services[identity.service].mode.tunnel
-    }
+    tunnels = {key for key, traits in services.items() if traits.mode.tunnel}
+    used |= {f"OUTER{backend[0]}" for service, backend in structure.backends if service in tunnels}
     each = services.values()
     wanted = {
         "FLOWS": any(not traits.stateless for traits in each),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lb_xdp.datapath.addresses import words_of
+from lb_xdp.datapath.addresses import IPV4, IPV6, integers, packed
 from lb_xdp.datapath.layout import layout
 from lb_xdp.errors import MapError
 
@@ -31,8 +31,7 @@ _MIX: np.uint64 = np.uint64(0x9E37_79B9_7F4A_7C15)
 Words = NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One entry, in host order; port and protocol 0 for an address alone.
 
     With ``is_mac`` address and port are the four and the two octets of a MAC address. ``flags`` and
@@ -44,7 +43,7 @@ class Endpoint:
     port: int
     protocol: int
     kind: int
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides a tuple's method, which nobody calls
     is_mac: int = 0
     flags: int = 0
     schedule: int = 0
@@ -65,18 +64,15 @@ class EndpointTable:
 
 def build_table(endpoints: Collection[Endpoint]) -> EndpointTable:
     """Lay IPv4 endpoints and MAC addresses out. Raises MapError if no table of a sane size fits."""
-    entries = _encode(endpoints, "lb_endpoint")
-    for entry, endpoint in zip(entries, endpoints, strict=True):
-        entry["address"], entry["is_mac"] = endpoint.address, endpoint.is_mac
+    entries = _encode(endpoints, "lb_endpoint", ("address", "is_mac", *_FIELDS))
     keys = _words(entries)[:, 0] if len(entries) else np.zeros(0, np.uint64)
     return _lay_out(entries, 1, lambda factors, bits: bucket_of(keys, factors[0], bits))
 
 
 def build_table6(endpoints: Collection[Endpoint]) -> EndpointTable:
     """Lay IPv6 endpoints out. Raises MapError if no table of a sane size fits."""
-    entries = _encode(endpoints, "lb_endpoint6")
-    for entry, endpoint in zip(entries, endpoints, strict=True):
-        entry["address"] = words_of(endpoint.family, endpoint.address)
+    entries = _encode(endpoints, "lb_endpoint6", _FIELDS)
+    entries["address"] = packed((e.family, e.address) for e in endpoints)
     words = _words(entries) if len(entries) else np.zeros((0, 4), np.uint64)
     return _lay_out(entries, 2, lambda factors, bits: bucket6_of(words, factors, bits))
 
@@ -97,10 +93,13 @@ def _lay_out(
     raise MapError(f"{len(entries)} endpoints fit no table: a bug, please report")
 
 
-def _encode(endpoints: Collection[Endpoint], struct: str) -> NDArray[np.void]:
+def _encode(
+    endpoints: Collection[Endpoint], struct: str, fields: Collection[str]
+) -> NDArray[np.void]:
     entries: NDArray[np.void] = np.zeros(len(endpoints), layout().structs[struct])
-    for name in _FIELDS:
-        entries[name] = [getattr(endpoint, name) for endpoint in endpoints]
+    columns = dict(zip(Endpoint._fields, zip(*endpoints, strict=True), strict=False))
+    for name in fields if columns else ():
+        entries[name] = columns[name]
     return entries
 
 
@@ -135,11 +134,11 @@ def bucket6_of(words: Words, factors: tuple[int, ...], bits: int) -> NDArray[np.
 
 
 def _place(entries: NDArray[np.void], bucket: NDArray[np.intp], buckets: int) -> NDArray[np.void]:
+    """Return the buckets, each filled from its start in the entries' order."""
     table = np.zeros((buckets, layout().constants["LB_BUCKET_ENTRIES"]), entries.dtype)
-    used = np.zeros(buckets, dtype=np.intp)
-    for entry, at in zip(entries, bucket.tolist(), strict=True):
-        table[at, used[at]] = entry
-        used[at] += 1
+    order = np.argsort(bucket, kind="stable")
+    row = bucket[order]
+    table[row, np.arange(len(row)) - np.searchsorted(row, row)] = entries[order]
     return table
 
 
@@ -169,17 +168,12 @@ def read_table(entries: NDArray[np.void]) -> list[Endpoint]:
     """Return the endpoints of a table read back from the kernel, in no particular order."""
     flat = entries.reshape(-1)
     used = flat[flat["kind"] != layout().constants["LB_KIND_EMPTY"]]
-    return [_decode(entry) for entry in used]
-
-
-def _decode(entry: Any) -> Endpoint:
-    old = entry.dtype["address"].shape == ()
-    return Endpoint(
-        family=4 if old else 6,
-        address=int(entry["address"]) if old else int.from_bytes(entry["address"].tobytes()),
-        is_mac=int(entry["is_mac"]) if "is_mac" in entry.dtype.names else 0,
-        **{name: int(entry[name]) for name in _FIELDS},
-    )
+    old = used.dtype["address"].shape == ()
+    columns = {name: used[name].tolist() for name in _FIELDS}
+    columns["family"] = [IPV4 if old else IPV6] * len(used)
+    columns["address"] = used["address"].tolist() if old else integers(used["address"])
+    columns["is_mac"] = used["is_mac"].tolist() if old else [0] * len(used)
+    return list(map(Endpoint, *(columns[name] for name in Endpoint._fields)))
 
 
 def mac_of(endpoint: Endpoint) -> bytes:

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from lb_xdp.core.desired import BackendId, Traits
+from lb_xdp.core.desired import BackendId, Structure, Traits
 from lb_xdp.core.flow_list import FlowRecords
 from lb_xdp.core.model import FlowTable, ServiceKey, XdpMode
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.snapshot import ProgramStatus, ReasonCount
 from lb_xdp.datapath import counters
 from lb_xdp.datapath.attach import Link, create_links, open_link
+from lb_xdp.datapath.blueprint import compile_ahead
 from lb_xdp.datapath.bpffs import Pins, find_bpffs
 from lb_xdp.datapath.clock import jiffies, jiffies_per_s
 from lb_xdp.datapath.compile import way_bits
@@ -203,6 +204,14 @@ class Datapath:
         if self._generation is not None:
             self._generation.close()
             self._generation = None
+
+    @staticmethod
+    def compile_ahead(structure: Structure) -> None:
+        """Do the slowest part of ``prepare`` before there is a plan. May run in any thread.
+
+        Raises CompileError, MapError.
+        """
+        compile_ahead(structure)
 
     def prepare(self, plan: Plan) -> None:
         """Do the slow part of a plan ahead: compiler, verifier, trial. May run in any thread."""

@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lb_xdp.core.desired import BackendId, BackendRecord, Structure
 from lb_xdp.core.model import Address, ServiceKey, TunnelSources
 from lb_xdp.core.plan import Observed, Plan
 from lb_xdp.core.settle import RingImage
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.addresses import IPV4, from_words, to_words
-from lb_xdp.datapath.clock import jiffies_per_s
+from lb_xdp.datapath.addresses import from_words, to_words
+from lb_xdp.datapath.blueprint import Blueprint, draw, encode_table
 from lb_xdp.datapath.compile import (
+    ENTRY,
     GENERAL,
     Code,
-    Parameters,
-    compile_gateway,
-    features,
     placeholder,
 )
 from lb_xdp.datapath.endpoints import (
     Endpoint,
-    EndpointTable,
-    build_filter,
-    build_table,
-    build_table6,
     read_table,
 )
 from lb_xdp.datapath.layout import layout
@@ -47,15 +41,13 @@ from lb_xdp.datapath.maps import (
     TableShape,
     Values,
     generation_specs,
-    table_dtype,
 )
 from lb_xdp.datapath.records import encode_records, read_records, write_limit, write_limits
 from lb_xdp.datapath.rings import read_ring, write_fresh, write_ring
-from lb_xdp.datapath.structure import read_endpoints, structure_endpoints
+from lb_xdp.datapath.structure import read_endpoints
 from lb_xdp.errors import DatapathError, MapError
 
 PROGRAM = "program"
-_IPV6_BITS = 128
 _WORD_BITS = 32
 
 
@@ -144,42 +136,6 @@ def _same(before: RingImage | None, after: RingImage) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """All of a generation that does not need the kernel."""
-
-    rings: dict[ServiceKey, int]
-    table: EndpointTable
-    table6: EndpointTable
-    filter: NDArray[np.uint64]
-    code: Code
-
-    @property
-    def shape(self) -> TableShape:
-        """Return the sizes of the endpoint table."""
-        parameters = self.code.parameters
-        return TableShape(parameters.filter_bits, parameters.bucket_bits, parameters.bucket6_bits)
-
-
-def draw(plan: Plan) -> Blueprint:
-    """Lay the tables out and compile the programs. Raises CompileError, MapError."""
-    rings = {service: index for index, service in enumerate(sorted(plan.structure.services))}
-    endpoints = structure_endpoints(plan.structure, plan.indices, rings)
-    table = build_table([e for e in endpoints if e.family == IPV4])
-    table6 = build_table6([e for e in endpoints if e.family != IPV4])
-    bits = build_filter(endpoints)
-    code = compile_gateway(
-        Parameters(
-            features(plan.structure),
-            filter_bits=(len(bits) * 64 - 1).bit_length(),
-            bucket_bits=table.bucket_bits,
-            bucket6_bits=table6.bucket_bits,
-            hz=jiffies_per_s(),
-        )
-    )
-    return Blueprint(rings, table, table6, bits, code)
-
-
 def load_generation(
     plan: Plan, persistent: Mapping[str, BpfMap], blueprint: Blueprint
 ) -> Generation:
@@ -191,7 +147,7 @@ def load_generation(
         maps: dict[str, BpfMap] = {}
         for spec in generation_specs(len(blueprint.rings), blueprint.shape):
             maps[spec.name] = undo.enter_context(BpfMap.create(spec))
-        maps["endpoints"].write(0, _encode_table(plan.structure, blueprint))
+        maps["endpoints"].write(0, encode_table(plan.structure, blueprint))
         for number, address in enumerate(_by_family(plan.structure.snat_addresses)):
             maps["snats"].write(number, (to_words(address), address.version, [0, 0, 0]))
         program = load_programs(blueprint.code, {**maps, **persistent})
@@ -212,41 +168,28 @@ def build_generation(plan: Plan, persistent: Mapping[str, BpfMap]) -> Generation
 
 
 def load_programs(code: Code, maps: Mapping[str, BpfMap]) -> Program:
-    """Load the programs onto maps; the general ones go into their table. Raises VerifierError."""
+    """Load the programs onto maps; the general ones go into their table. Raises VerifierError.
+
+    The verifier looks at all of them at once, on a CPU each.
+    """
     descriptors = {placeholder(name): bpf_map.fd for name, bpf_map in maps.items()}
-    for name, instructions in code.general.items():
-        program = load_program(instructions, descriptors, name)
-        try:
-            maps["programs"].write(layout().constants[GENERAL[name]], program.fd)
-        finally:
-            os.close(program.fd)
-    return load_program(code.gateway, descriptors)
+    sources = {ENTRY: code.gateway, **code.general}
+    with ExitStack() as held:
+
+        def load(name: str) -> Program:
+            program = load_program(sources[name], descriptors, name)
+            held.callback(os.close, program.fd)
+            return program
+
+        with ThreadPoolExecutor(len(sources)) as verifiers:
+            programs = dict(zip(sources, verifiers.map(load, sources), strict=True))
+        for name in code.general:
+            maps["programs"].write(layout().constants[GENERAL[name]], programs[name].fd)
+        return replace(programs[ENTRY], fd=os.dup(programs[ENTRY].fd))
 
 
 def _by_family(addresses: tuple[Address, ...]) -> list[Address]:
     return sorted(addresses[:MAX_SNATS], key=lambda address: (address.version, int(address)))
-
-
-def _encode_table(structure: Structure, blueprint: Blueprint) -> NDArray[np.void]:
-    value: NDArray[np.void] = np.zeros(1, dtype=table_dtype(blueprint.shape))
-    head, shape = value["head"], blueprint.shape
-    sources, snats = structure.tunnel_sources, structure.snat_addresses
-    head["build"], head["factor"] = structure.build, blueprint.table.factors[0]
-    head["factor6_high"], head["factor6_low"] = blueprint.table6.factors
-    head["tunnel_source"] = int(sources.ipv4.network_address)
-    head["tunnel_host_mask"] = int(sources.ipv4.hostmask)
-    head["tunnel_source6"] = to_words(sources.ipv6.network_address)
-    host_bits = min(_IPV6_BITS - sources.ipv6.prefixlen, _WORD_BITS)
-    head["tunnel_host_mask6"], head["tunnel_prefix6"] = (1 << host_bits) - 1, sources.ipv6.prefixlen
-    head["gue_port"], head["flow_entries"] = structure.gue_port, structure.flow_entries
-    head["snats"] = sum(address.version == IPV4 for address in snats)
-    head["snats6"] = sum(address.version != IPV4 for address in snats)
-    head["filter_bits"], head["bucket_bits"] = shape.filter_bits, shape.bucket_bits
-    head["bucket6_bits"], head["hz"] = shape.bucket6_bits, blueprint.code.parameters.hz
-    value["filter"] = blueprint.filter
-    value["bucket"]["entry"] = blueprint.table.entries
-    value["bucket6"]["entry"] = blueprint.table6.entries
-    return value
 
 
 def _close(maps: Mapping[str, BpfMap]) -> None:

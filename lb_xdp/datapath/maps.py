@@ -44,6 +44,7 @@ FRAGMENTED = 16_384
 """Fragmented packets under way at once."""
 
 NO_PREALLOC = 1
+MMAPABLE = 1 << 10
 
 Values = NDArray[Any]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from lb_xdp.core.desired import BackendId, BackendRecord
 from lb_xdp.core.model import ANY_PORT, IPV4, IPV6, BackendKey, ServiceKey
-from lb_xdp.datapath.addresses import from_words, to_words
+from lb_xdp.datapath.addresses import from_words, packed
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap, Values
 from lb_xdp.datapath.structure import protocol_of
@@ -30,36 +31,48 @@ def _constant(name: str) -> int:
 
 def identity_of(identity: BackendId) -> int:
     """Return the 32 bits by which a record of a flow knows its backend again; never 0."""
-    digest = blake2b(str(identity).encode(), digest_size=4, person=b"lb-xdp backend").digest()
+    return _digest(str(identity))
+
+
+def _digest(name: str) -> int:
+    digest = blake2b(name.encode(), digest_size=4, person=b"lb-xdp backend").digest()
     return int.from_bytes(digest) | 1
 
 
 def encode_records(records: Mapping[BackendId, BackendRecord]) -> Values:
     """Return a ``struct lb_backend`` of each, in their order; column by column, as numpy likes."""
     values = np.zeros(len(records), dtype=layout().structs["lb_backend"])
-    columns: dict[str, list[object]] = {
-        "address": [to_words(i.backend.address) for i in records],
-        "vip": [to_words(i.service.vip) for i in records],
-        "port": [i.backend.port for i in records],
-        "vip_port": [i.service.port for i in records],
-        "mac": [list(record.mac) for record in records.values()],
-        "source_mac": [list(record.source_mac) for record in records.values()],
-        "ifindex": [record.ifindex for record in records.values()],
-        "mtu": [min(record.mtu, _MAX_U16) for record in records.values()],
-        "protocol": [i.service.protocol.number for i in records],
-        "identity": [identity_of(i) for i in records],
-        "flags": [_flags(i, record) for i, record in records.items()],
-    }
-    for name, column in columns.items():
-        values[name] = column
+    if not records:
+        return values
+    services, backends = zip(*records, strict=True)
+    said = records.values()
+    values["address"] = packed(key[:2] for key in backends)
+    values["vip"] = packed(key[:2] for key in services)
+    values["port"] = [key[2] for key in backends]
+    values["vip_port"] = [key[2] for key in services]
+    values["protocol"] = [key[3] for key in services]
+    values["mac"] = _macs(record.mac for record in said)
+    values["source_mac"] = _macs(record.source_mac for record in said)
+    values["ifindex"] = [record.ifindex for record in said]
+    values["mtu"] = [min(record.mtu, _MAX_U16) for record in said]
+    values["identity"] = _identities_of(records)
+    bits = {flag: [getattr(record, name) for record in said] for name, flag in _FLAGS.items()}
+    bits["LB_BACKEND_IPV6"] = [key[0] == IPV6 for key in backends]
+    bits["LB_BACKEND_VIP6"] = [key[0] == IPV6 for key in services]
+    bits["LB_BACKEND_ANY_PORT"] = [key[2] == ANY_PORT for key in services]
+    for flag, column in bits.items():
+        values["flags"] |= np.uint8(_constant(flag)) * np.array(column)
     return values
 
 
-def _flags(identity: BackendId, record: BackendRecord) -> int:
-    flags = sum(_constant(flag) for name, flag in _FLAGS.items() if getattr(record, name))
-    flags |= _constant("LB_BACKEND_IPV6") * (identity.backend.address.version == IPV6)
-    flags |= _constant("LB_BACKEND_VIP6") * (identity.service.vip.version == IPV6)
-    return flags | _constant("LB_BACKEND_ANY_PORT") * (identity.service.port == ANY_PORT)
+def _macs(macs: Iterable[bytes]) -> Values:
+    return np.frombuffer(b"".join(macs), np.uint8).reshape(-1, 6)
+
+
+def _identities_of(identities: Collection[BackendId]) -> list[int]:
+    """Return ``identity_of`` each. A service's name is put together once for its backends."""
+    names = {service: str(service) for service in {identity.service for identity in identities}}
+    return [_digest(f"{names[service]} -> {backend}") for service, backend in identities]
 
 
 def write_limit(limits: BpfMap, index: int, record: BackendRecord) -> None:
@@ -114,18 +127,17 @@ def _identities(values: Values) -> list[BackendId]:
 
 
 def _decode(values: Values, limits: Values) -> Iterator[BackendRecord]:
+    """Return each record; those that say the same are one object."""
     masks = [_constant(flag) for flag in _FLAGS.values()]
-    columns = [values[name].tolist() for name in ("ifindex", "mac", "source_mac", "mtu", "flags")]
+    columns: list[Iterable[Any]] = [map(bytes, values[name]) for name in ("mac", "source_mac")]
+    columns += [values[name].tolist() for name in ("ifindex", "mtu", "flags")]
     columns += [limits[name].tolist() for name in ("connections", "resume", "weight")]
-    for ifindex, mac, source_mac, mtu, flags, limit, resume, weight in zip(*columns, strict=True):
-        bits = dict(zip(_FLAGS, (bool(flags & mask) for mask in masks), strict=True))
-        yield BackendRecord(
-            ifindex,
-            bytes(mac),
-            bytes(source_mac),
-            mtu,
-            limit=limit,
-            resume=resume,
-            weight=weight,
-            **bits,
-        )
+    known: dict[tuple[Any, ...], BackendRecord] = {}
+    for said in zip(*columns, strict=True):
+        if said not in known:
+            mac, source_mac, ifindex, mtu, flags, limit, resume, weight = said
+            bits = dict(zip(_FLAGS, (bool(flags & mask) for mask in masks), strict=True))
+            known[said] = BackendRecord(
+                ifindex, mac, source_mac, mtu, limit=limit, resume=resume, weight=weight, **bits
+            )
+        yield known[said]

@@ -13,7 +13,10 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from mmap import mmap
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from lb_xdp.core.plan import INDICES, Plan
 from lb_xdp.core.reference import Found, Model, difference
@@ -22,7 +25,7 @@ from lb_xdp.datapath import syscall
 from lb_xdp.datapath.compile import Code, way_bits
 from lb_xdp.datapath.generation import Generation, load_programs
 from lb_xdp.datapath.layout import layout
-from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
+from lb_xdp.datapath.maps import MMAPABLE, BpfMap, MapSpec, Values, persistent_specs
 from lb_xdp.datapath.syscall import MapType
 from lb_xdp.errors import SelfTestError
 
@@ -47,20 +50,8 @@ def verify_generation(plan: Plan, generation: Generation, code: Code) -> Tried:
     ``code`` is what the generation's programs were loaded from. Raises SelfTestError at the first
     difference, VerifierError or MapError if the twins cannot be made.
     """
-    model = Model(
-        plan.structure,
-        plan.indices,
-        plan.records,
-        plan.rings,
-        set(plan.interfaces.values()),
-        blank=True,
-    )
-    packets = foretold = 0
-    with _bench(plan, generation, code) as bench:
-        for frame in Trial(plan.structure):
-            packets += 1
-            foretold += _judge(model, bench.ingress, frame, bench.run(frame))
-    return Tried(packets, foretold)
+    with twin(plan, generation, code) as bench:
+        return bench.compare(plan)
 
 
 def _judge(model: Model, ingress: int, frame: bytes, found: Found) -> bool:
@@ -81,14 +72,29 @@ def _judge(model: Model, ingress: int, frame: bytes, found: Found) -> bool:
     return True
 
 
-class _Bench:
+class Bench:
     """A program on twins, and the counters that say why each packet ended as it did."""
 
-    def __init__(self, program_fd: int, reasons: BpfMap, interfaces: Collection[int]) -> None:
+    def __init__(self, program_fd: int, counters: Values, interfaces: Collection[int]) -> None:
         self._fd = program_fd
-        self._reasons = reasons
-        self._counted = self._read()
+        self._counters = counters
         self.ingress = next(filter(self._takes, sorted(interfaces)), _LOOPBACK)
+
+    def compare(self, plan: Plan) -> Tried:
+        """Compare with the reference model. Raises SelfTestError at the first difference."""
+        model = Model(
+            plan.structure,
+            plan.indices,
+            plan.records,
+            plan.rings,
+            set(plan.interfaces.values()),
+            blank=True,
+        )
+        packets = foretold = 0
+        for frame in Trial(plan.structure):
+            packets += 1
+            foretold += _judge(model, self.ingress, frame, self.run(frame))
+        return Tried(packets, foretold)
 
     def _takes(self, ifindex: int) -> bool:
         """Say whether the kernel lets a packet come in there.
@@ -105,32 +111,28 @@ class _Bench:
         return True
 
     def _run(self, frame: bytes, ifindex: int) -> syscall.TestRun:
-        run = syscall.program_test_run(
+        return syscall.program_test_run(
             self._fd, frame, ifindex=None if ifindex == _LOOPBACK else ifindex
         )
-        self._before, self._counted = self._counted, self._read()
-        return run
 
     def run(self, frame: bytes) -> Found:
         """Run one packet. Raises OSError if the kernel does not."""
+        before = self._counters.copy()
         run = self._run(frame, self.ingress)
-        counted = [
-            f"{after - before}x {reason.name}" if after - before != 1 else reason.name
-            for reason, before, after in zip(
-                layout().reasons, self._before, self._counted, strict=True
-            )
-            if after != before
-        ]
-        return Found(_ACTIONS[run.action], " and ".join(counted) or "no reason", run.packet)
+        return Found(_ACTIONS[run.action], _told(self._counters - before), run.packet)
 
-    def _read(self) -> list[int]:
-        _, values = self._reasons.read_all()
-        numbers: list[int] = values.tolist()
-        return numbers
+
+def _told(counted: Values) -> str:
+    """Return the reasons that were counted, in words: one reason, once, if nothing is off."""
+    names = (layout().reasons[at].name for at in counted.nonzero()[0])
+    times = counted[counted != 0].tolist()
+    said = (f"{n}x {name}" if n != 1 else name for n, name in zip(times, names, strict=True))
+    return " and ".join(said) or "no reason"
 
 
 @contextmanager
-def _bench(plan: Plan, generation: Generation, code: Code) -> Iterator[_Bench]:
+def twin(plan: Plan, generation: Generation, code: Code) -> Iterator[Bench]:
+    """Lend the program of a generation, on twins. Raises VerifierError, MapError."""
     with ExitStack() as undo:
         maps = dict(generation.maps)
         for spec in _twins(plan, generation):
@@ -139,7 +141,12 @@ def _bench(plan: Plan, generation: Generation, code: Code) -> Iterator[_Bench]:
             maps["devices"].write(ifindex, ifindex)
         program = load_programs(code, maps)
         undo.callback(os.close, program.fd)
-        yield _Bench(program.fd, maps["reasons"], plan.interfaces.values())
+        yield Bench(program.fd, _shared(maps["reasons"]), plan.interfaces.values())
+
+
+def _shared(reasons: BpfMap) -> Values:
+    """Return the memory of the twin of ``reasons`` itself: it is looked at after each packet."""
+    return np.frombuffer(mmap(reasons.fd, len(layout().reasons) * 8), np.uint64)
 
 
 def _twins(plan: Plan, generation: Generation) -> Iterator[MapSpec]:
@@ -148,7 +155,7 @@ def _twins(plan: Plan, generation: Generation) -> Iterator[MapSpec]:
     highest = max(plan.indices.values(), default=0)
     for spec in persistent_specs(_TWIN_ENTRIES, way_bits()):
         if spec.name == "reasons":
-            yield replace(spec, kind=MapType.ARRAY)
+            yield replace(spec, kind=MapType.ARRAY, flags=MMAPABLE)
         elif spec.kind in _HASHES:
             yield replace(spec, max_entries=min(spec.max_entries, _TWIN_ENTRIES))
         elif spec.max_entries == INDICES:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId, Schedule, Structure, Traits
 from lb_xdp.core.model import Address, Mode, Protocol, ServiceKey
+from lb_xdp.core.plan import INDICES
 from lb_xdp.datapath.endpoints import Endpoint, mac_of
 from lb_xdp.datapath.layout import layout
 
@@ -51,9 +52,10 @@ def structure_endpoints(
     structure: Structure, indices: Mapping[BackendId, int], rings: Mapping[ServiceKey, int]
 ) -> list[Endpoint]:
     """Return the endpoints of a structure. ``rings`` gives each service's index in the ring map."""
-    found = [_service(key, traits, rings[key]) for key, traits in structure.services.items()]
-    found += _backends(structure, indices)
-    found += _addresses(structure)
+    nat = _nat_backends(structure)
+    found = _services(structure, rings)
+    found += _backends(nat, indices)
+    found += _addresses(structure, nat)
     kind = _constant("LB_KIND_MAC")
     found += [
         Endpoint(4, int.from_bytes(mac[:4]), int.from_bytes(mac[4:]), 0, kind, is_mac=1)
@@ -62,55 +64,65 @@ def structure_endpoints(
     return found
 
 
-def _service(key: ServiceKey, traits: Traits, ring: int) -> Endpoint:
-    flags = sum(_constant(flag) for name, flag in _FLAGS.items() if getattr(traits, name))
-    return Endpoint(
-        key.vip.version,
-        int(key.vip),
-        key.port,
-        key.protocol.number,
-        _kind(traits.mode),
-        ring,
-        flags=flags,
-        schedule=traits.schedule.value,
-        wishes=sum(_constant(wish) for name, wish in _WISHES.items() if getattr(traits, name)),
-    )
+def _services(structure: Structure, rings: Mapping[ServiceKey, int]) -> list[Endpoint]:
+    said = {traits: _said(traits) for traits in set(structure.services.values())}
+    return [
+        Endpoint(*key, _kind(traits.mode), rings[key], **said[traits])
+        for key, traits in structure.services.items()
+    ]
 
 
-def _nat_backends(structure: Structure) -> Iterable[BackendId]:
-    return (i for i in structure.backends if structure.services[i.service].mode is Mode.NAT)
+def _said(traits: Traits) -> dict[str, int]:
+    """Return what an endpoint says of its service beside mode and ring."""
+    return {
+        "flags": sum(_constant(flag) for name, flag in _FLAGS.items() if getattr(traits, name)),
+        "schedule": traits.schedule.value,
+        "wishes": sum(_constant(wish) for name, wish in _WISHES.items() if getattr(traits, name)),
+    }
 
 
-def _backends(structure: Structure, indices: Mapping[BackendId, int]) -> list[Endpoint]:
+def _nat_backends(structure: Structure) -> list[BackendId]:
+    nat = {key for key, traits in structure.services.items() if traits.mode is Mode.NAT}
+    return [identity for identity in structure.backends if identity.service in nat]
+
+
+def _backends(nat: Iterable[BackendId], indices: Mapping[BackendId, int]) -> list[Endpoint]:
     """One for each nat backend's own address; of a shared one the lowest index speaks for all."""
     lowest: dict[tuple[int, int, int, int], int] = {}
-    for identity in _nat_backends(structure):
-        place = (*identity.backend, identity.service.protocol.number)
+    for identity in nat:
+        place = (*identity.backend, identity.service[-1])
         index = indices[identity]
-        lowest[place] = min(index, lowest.get(place, index))
+        if index < lowest.get(place, INDICES):
+            lowest[place] = index
     kind = _constant("LB_KIND_BACKEND")
-    return [Endpoint(*place, kind, index) for place, index in sorted(lowest.items())]
+    return [Endpoint(*place, kind, index) for place, index in lowest.items()]
 
 
-def _addresses(structure: Structure) -> list[Endpoint]:
-    groups: tuple[tuple[str, Iterable[Address]], ...] = (
-        ("LB_ADDRESS_VIP", (key.vip for key in structure.services)),
-        ("LB_ADDRESS_LOCAL", structure.local_addresses),
-        ("LB_ADDRESS_SNAT", structure.snat_addresses),
-        ("LB_ADDRESS_BACKEND", (i.backend.address for i in _nat_backends(structure))),
+def _addresses(structure: Structure, nat: Iterable[BackendId]) -> list[Endpoint]:
+    groups: tuple[tuple[str, Iterable[tuple[int, int]]], ...] = (
+        ("LB_ADDRESS_VIP", (key[:2] for key in structure.services)),
+        ("LB_ADDRESS_LOCAL", map(_place, structure.local_addresses)),
+        ("LB_ADDRESS_SNAT", map(_place, structure.snat_addresses)),
+        ("LB_ADDRESS_BACKEND", (identity.backend[:2] for identity in nat)),
     )
     bits: dict[tuple[int, int], int] = {}
-    for name, members in groups:
-        for address in members:
-            place = (address.version, int(address))
-            bits[place] = bits.get(place, 0) | _constant(name)
+    for name, places in groups:
+        bit = _constant(name)
+        for place in set(places):
+            bits[place] = bits.get(place, 0) | bit
     kind = _constant("LB_KIND_ADDRESS")
-    return [Endpoint(*place, 0, 0, kind, value) for place, value in sorted(bits.items())]
+    return [Endpoint(*place, 0, 0, kind, value) for place, value in bits.items()]
+
+
+def _place(address: Address) -> tuple[int, int]:
+    """Return an address as the keys of services and backends hold it."""
+    return address.version, int(address)
 
 
 def read_endpoints(endpoints: Iterable[Endpoint]) -> Found:
     """Return what a generation's endpoints say of services and addresses."""
     modes = {_kind(mode): mode for mode in Mode}
+    address, bit = _constant("LB_KIND_ADDRESS"), _constant("LB_ADDRESS_LOCAL")
     found = Found({}, {}, frozenset(), frozenset())
     local, macs = set(), set()
     for endpoint in endpoints:
@@ -120,14 +132,9 @@ def read_endpoints(endpoints: Iterable[Endpoint]) -> Found:
             key = ServiceKey(_address(endpoint), endpoint.port, protocol_of(endpoint.protocol))
             found.services[key] = _traits(endpoint, modes[endpoint.kind])
             found.rings[key] = endpoint.index
-        elif _is_local(endpoint):
+        elif endpoint.kind == address and endpoint.index & bit:
             local.add(_address(endpoint))
     return found._replace(local_addresses=frozenset(local), macs=frozenset(macs))
-
-
-def _is_local(endpoint: Endpoint) -> bool:
-    is_address = endpoint.kind == _constant("LB_KIND_ADDRESS")
-    return is_address and bool(endpoint.index & _constant("LB_ADDRESS_LOCAL"))
 
 
 def _address(endpoint: Endpoint) -> Address:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lb_xdp.core.plan import Plan
-from lb_xdp.datapath.generation import Generation, draw, load_generation
+from lb_xdp.datapath.blueprint import draw
+from lb_xdp.datapath.generation import Generation, load_generation
 from lb_xdp.datapath.maps import BpfMap
-from lb_xdp.datapath.selftest import verify_generation
+from lb_xdp.datapath.selftest import twin
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +48,11 @@ class Workshop:
         blueprint = draw(plan)
         generation = load_generation(plan, self._maps, blueprint)
         try:
-            generation.fill(plan)
-            tried = verify_generation(plan, generation, blueprint.code)
+            with ThreadPoolExecutor(1) as aside:
+                filled = aside.submit(generation.fill, plan)
+                with twin(plan, generation, blueprint.code) as bench:
+                    filled.result()
+                    tried = bench.compare(plan)
         except BaseException:
             generation.close()
             raise

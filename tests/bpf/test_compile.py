@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lb_xdp.core.model import Address, Mode
+from lb_xdp.datapath.blueprint import compile_ahead, draw
 from lb_xdp.datapath.compile import Parameters, compile_gateway, compile_source
 from lb_xdp.datapath.headers import find_headers
 from lb_xdp.errors import CompileError
+from tests.support.program import VIP, VIP6, LoadedProgram, Wire, service
 
 _HEAD = "#include <uapi/linux/bpf.h>\n"
 
@@ -77,3 +80,15 @@ def test_the_newest_generic_headers_serve(tmp_path: Path) -> None:
         (tmp_path / f"usr/src/linux-headers-{version}/include/generated").mkdir(parents=True)
     found = find_headers(tmp_path)
     assert (found.path.name, found.exact) == ("linux-headers-6.1.0-31-amd64", False)
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_what_was_compiled_ahead_is_what_a_plan_needs(wire: Wire, vip: Address) -> None:
+    """Tables have the same shape whatever they hold of backends and rings."""
+    services = [service(Mode.NAT, 80 + n, vip=vip, backend_port=8080) for n in range(40)]
+    with LoadedProgram(wire, *services) as loaded:
+        compile_gateway.cache_clear()
+        compile_ahead(loaded.plan.structure)
+        draw(loaded.plan)
+    found = compile_gateway.cache_info()
+    assert (found.misses, found.hits) == (1, 1)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lb_xdp.datapath import syscall
-from lb_xdp.datapath.compile import MAP_NAMES, compile_source, placeholder
+from lb_xdp.datapath.compile import MAP_NAMES, Code, Parameters, compile_source, placeholder
+from lb_xdp.datapath.generation import load_programs
 from lb_xdp.datapath.load import load_program, put_descriptors
 from lb_xdp.errors import DatapathError, VerifierError
 
@@ -51,6 +52,20 @@ def test_a_good_program_runs_under_its_name(tmp_path: Path) -> None:
     os.close(program.fd)
     assert (info.name, info.id) == ("lb_test", program.id)
     assert outcome.action == 3
+
+
+def test_one_program_that_is_refused_refuses_all(tmp_path: Path) -> None:
+    """They are loaded at once; when one is not, none of the others is left open."""
+    good = compile_body(tmp_path, "return XDP_DROP;")
+    bad = compile_body(tmp_path, "return data[9];")
+    parameters = Parameters(frozenset(), filter_bits=9, bucket_bits=6, bucket6_bits=6, hz=100)
+    descriptors = Path("/proc/self/fd")
+    open_before = len([*descriptors.iterdir()])
+    for gateway, general in ((good, bad), (bad, good)):
+        code = Code(gateway, {"lb_general4": general, "lb_rest4": good}, parameters)
+        with pytest.raises(VerifierError):
+            load_programs(code, {})
+        assert len([*descriptors.iterdir()]) == open_before
 
 
 def test_a_signal_while_the_verifier_works_is_no_refusal(tmp_path: Path) -> None:

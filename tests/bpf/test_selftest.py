@@ -19,7 +19,7 @@ from lb_xdp.core.model import (
     Service,
 )
 from lb_xdp.core.settle import MARKED, SEVERED, UNSETTLED, pack
-from lb_xdp.datapath.generation import draw
+from lb_xdp.datapath.blueprint import draw
 from lb_xdp.datapath.selftest import Tried, verify_generation
 from lb_xdp.errors import SelfTestError
 from tests.support.program import VIP6, LoadedProgram, Wire, service

@@ -38,8 +38,9 @@ from lb_xdp.core.reference import Found, Model, describe, difference
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.topology import Topology
 from lb_xdp.datapath import counters
+from lb_xdp.datapath.blueprint import draw
 from lb_xdp.datapath.compile import build_id, way_bits
-from lb_xdp.datapath.generation import build_generation, draw
+from lb_xdp.datapath.generation import build_generation
 from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap, MapSpec, persistent_specs
 from lb_xdp.datapath.syscall import MapType

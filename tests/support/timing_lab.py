@@ -41,8 +41,9 @@ from lb_xdp.core.settle import NO_BACKEND, UNSETTLED, current_of, pack
 from lb_xdp.datapath import counters
 from lb_xdp.datapath.bench import Case, Harness
 from lb_xdp.datapath.bench_frames import Kind, Traffic, bench_layout, build_frame, to_service
+from lb_xdp.datapath.blueprint import draw
 from lb_xdp.datapath.compile import FEATURES, build_id, compile_gateway, way_bits
-from lb_xdp.datapath.generation import build_generation, draw, load_programs
+from lb_xdp.datapath.generation import build_generation, load_programs
 from lb_xdp.datapath.maps import BpfMap, generation_specs, persistent_specs
 from tests.support.program import (
     CLIENT,

@@ -31,7 +31,7 @@ from lb_xdp.core.reference.packet import (
     open_envelope,
     payload_of,
 )
-from lb_xdp.core.reference.standing import Place, Standing, is_error, is_martian
+from lb_xdp.core.reference.standing import Standing, is_error, is_martian, place_of
 from lb_xdp.core.settle import (
     INDEX_BITS,
     MARKED,
@@ -76,7 +76,7 @@ class Model:
         self._interfaces = interfaces
         self._blank = blank
         self._by_index = {index: identity for identity, index in indices.items()}
-        self._standing = Standing(structure, indices)
+        self._standing = Standing(structure)
         self._holders: dict[ServiceKey, tuple[BackendId, ...]] = {}
 
     def journey(self, frame: bytes, ingress: int, choice: BackendId | None = None) -> Outcome:
@@ -178,18 +178,18 @@ class Model:
         choice: BackendId | None,
     ) -> Outcome:
         standing = self._standing
-        source: Place = (envelope.source, ports[0], inside.protocol)
-        destination: Place = (envelope.destination, ports[1], inside.protocol)
+        source = place_of(envelope.source, ports[0], inside.protocol)
+        destination = place_of(envelope.destination, ports[1], inside.protocol)
         service = standing.service_at(destination)
         if service is not None:
             return self._request(envelope, inside, service, ingress, choice)
-        if standing.endpoint_at(destination) is not None:
+        if standing.is_endpoint(destination):
             return passed("direct", envelope.frame)
         if envelope.destination in standing.snats:
             if self._blank:
                 return passed("no_flow", envelope.frame)
             raise UndecidedError("a reply to fullnat's address is its flow's")
-        if standing.endpoint_at(source) is not None:
+        if standing.is_endpoint(source):
             return self._reply(envelope, inside)
         to_vip = envelope.destination in standing.vips
         return passed("no_service" if to_vip else "not_vip", envelope.frame)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypeVar
 
-from lb_xdp.core.desired import BackendId, Structure
+from lb_xdp.core.desired import Structure
 from lb_xdp.core.model import ANY_PORT, IPV4, Address, Mode, ServiceKey
 from lb_xdp.core.reference.packet import number
 
@@ -22,39 +21,42 @@ _MARTIANS: dict[int, tuple[IPv4Network | IPv6Network, ...]] = {
 }
 """What no client can have (RFC 1122, 3.2.1.3; RFC 4291, 2.5 and 2.7)."""
 
-_Found = TypeVar("_Found")
-Place = tuple[Address, int, int]
-"""Address, port and IANA protocol number."""
+Place = tuple[int, ...]
+"""IP version, address, port and IANA protocol number: what is underneath a ``ServiceKey``."""
+
+
+def place_of(address: Address, port: int, protocol: int) -> Place:
+    """Return a place; ``protocol`` is IANA's number."""
+    return address.version, int(address), port, protocol
 
 
 class Standing:
-    """The structure's inhabitants. ``endpoints`` are nat backends at their own places."""
+    """The structure's inhabitants."""
 
-    def __init__(self, structure: Structure, indices: Mapping[BackendId, int]) -> None:
+    def __init__(self, structure: Structure) -> None:
+        modes = {key: has.mode for key, has in structure.services.items()}
+        translating = {key for key, mode in modes.items() if mode.translates}
         self._macs = structure.macs
-        self._services = {
-            (key.vip, key.port, key.protocol.number): key for key in structure.services
+        self._services: dict[Place, ServiceKey] = {key: key for key in modes}
+        self._endpoints = {
+            (*backend, service[-1])
+            for service, backend in structure.backends
+            if modes[service] is Mode.NAT
         }
-        self._endpoints = _endpoints(structure, indices)
-        translating = {key for key, has in structure.services.items() if has.mode.translates}
-        self.vips: frozenset[Address] = frozenset(key.vip for key in structure.services)
+        self.vips: frozenset[Address] = frozenset(key.vip for key in modes)
         self.families = frozenset(vip.version for vip in self.vips)
         self.locals = structure.local_addresses
         self.snats = frozenset(structure.snat_addresses)
-        self.backends: frozenset[Address] = frozenset(
-            identity.backend.address
-            for identity in structure.backends
-            if identity.service in translating
-        )
+        self.backends = _addresses(structure, translating)
         self.tunnels = _tunnel_sources(structure)
 
     def service_at(self, place: Place) -> ServiceKey | None:
         """Return the service at a place; one with a port of its own goes before any port."""
-        return _at(self._services, place)
+        return self._services.get(place) or self._services.get(_any_port(place))
 
-    def endpoint_at(self, place: Place) -> BackendId | None:
-        """Return the nat backend at a place; of several entries there, the oldest."""
-        return _at(self._endpoints, place)
+    def is_endpoint(self, place: Place) -> bool:
+        """Say whether a nat backend stands at a place, with that port or with all of them."""
+        return place in self._endpoints or _any_port(place) in self._endpoints
 
     def is_for_us(self, frame: bytes) -> bool:
         """Say whether a frame was sent to the gateway, as itself or as a virtual router."""
@@ -65,25 +67,20 @@ class Standing:
         return any(address in network for network in self.tunnels)
 
 
-def _at(where: Mapping[Place, _Found], place: Place) -> _Found | None:
-    found = where.get(place)
-    return where.get((place[0], ANY_PORT, place[2])) if found is None else found
+def _any_port(place: Place) -> Place:
+    return (*place[:2], ANY_PORT, place[3])
 
 
-def _endpoints(structure: Structure, indices: Mapping[BackendId, int]) -> dict[Place, BackendId]:
-    found: dict[Place, BackendId] = {}
-    for identity in sorted(structure.backends, key=indices.__getitem__, reverse=True):
-        if structure.services[identity.service].mode is Mode.NAT:
-            address, port = identity.backend.address, identity.backend.port
-            found[address, port, identity.service.protocol.number] = identity
-    return found
+def _addresses(structure: Structure, services: Collection[ServiceKey]) -> frozenset[Address]:
+    """Return the addresses of these services' backends."""
+    keys = (backend for service, backend in structure.backends if service in services)
+    return frozenset({key[:2]: key.address for key in keys}.values())
 
 
 def _tunnel_sources(structure: Structure) -> tuple[IPv4Network | IPv6Network, ...]:
-    sources, versions = structure.tunnel_sources, set()
-    for identity in structure.backends:
-        if structure.services[identity.service].mode.tunnel:
-            versions.add(identity.backend.address.version)
+    sources = structure.tunnel_sources
+    inside = {key for key, has in structure.services.items() if has.mode.tunnel}
+    versions = {address.version for address in _addresses(structure, inside)}
     return tuple(sources.ipv4 if version == IPV4 else sources.ipv6 for version in sorted(versions))
 
 
