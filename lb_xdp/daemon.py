@@ -164,6 +164,7 @@ class Daemon:
             with suppress(StoppedError):
                 await self._start(stack)
                 self._tidying = asyncio.create_task(self._tidy())
+                self._compiling = asyncio.create_task(self._compile_again())
                 await self._turns.work(self._cycles.cycle)
                 await self._tidy()
             self._tell(EventKind.STOPPED, "told to stop: what forwards goes on")
@@ -318,6 +319,18 @@ class Daemon:
         """Let the daemon that starts next know what it need not build; hold no memory for it."""
         await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
         await asyncio.to_thread(give_memory_back)
+
+    async def _compile_again(self) -> None:
+        """Have the compiler's work at hand that an earlier life did: a reload need not wait for it.
+
+        Where it cannot be done, a reload says why.
+        """
+        structure = self._reconciler.observed.structure
+        if structure is not None:
+            try:
+                await asyncio.to_thread(self._datapath.compile_ahead, structure)
+            except LbError as error:
+                _log.warning("a reload will be refused: %s", error)
 
     def _remove_unused_pins(self) -> None:
         """Leave nothing behind where nothing forwarded before, and nothing does now."""
