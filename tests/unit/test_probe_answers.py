@@ -30,6 +30,7 @@ from lb_xdp.probes.agent import read_line
 from lb_xdp.probes.attempt import ProbeFailedError, attempt
 from lb_xdp.probes.kinds import open_exchange
 from lb_xdp.probes.tls import Contexts, name_in
+from lb_xdp.probes.waits import Waits, use
 from tests.support.probing import HERE, probe
 
 TALK = HealthCheck(CheckKind.TCP, payload=Payload(b"PING\r\n", b"+PONG"))
@@ -310,7 +311,8 @@ async def test_connections_are_kept_only_if_asked(
     async with await asyncio.start_server(pages.accept, str(HERE), 0) as server:
         target = Target(check, HERE, server.sockets[0].getsockname()[1])
         exchange = open_exchange(target, Contexts())
-        with closing(exchange):
+        with closing(exchange), Waits() as waits:
+            use(waits)
             for _ in range(4):
                 result = await attempt(1.0, asyncio.get_running_loop().time, exchange)
                 assert result.ok, result.detail
