@@ -1,9 +1,9 @@
 """Streams to a backend, in plain text or TLS, on bare sockets.
 
 Owns connecting, sending, receiving and letting go. Refuses to know what is said, and which way it
-goes: ``dial`` opens the sockets, ``waits`` says when they can go on. There are no transports underneath: a connection lives for one
-exchange of two packets or three, a thousand times a second, and setting a transport up costs more
-than that.
+goes: ``dial`` opens the sockets, ``waits`` says when they can go on. There are no transports
+underneath: a connection lives for one exchange of two packets or three, a thousand times a second,
+and setting a transport up costs more than that.
 """
 
 from __future__ import annotations
