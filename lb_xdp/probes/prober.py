@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from random import Random
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -35,6 +36,7 @@ Pace = Callable[[TargetId, HealthCheck], float]
 
 _CHEAP_S: Final = 0.0002
 _COSTLY_S: Final = 0.002
+_TICK_S: Final = 0.005
 
 
 def _as_configured(_target_id: object, check: HealthCheck) -> float:
@@ -176,7 +178,9 @@ class Prober(Generic[TargetId]):
         waits, loop = self._waits, asyncio.get_running_loop()
         pause = self._pauses[target_id] = loop.create_future()
         over = partial(end, pause)
-        step = waits.at(loop.time() + until_s - self._clock(), over)
+        # What is due within a tick is done in one turn of the loop, which costs as much as a probe.
+        due_s = ceil((loop.time() + until_s - self._clock()) / _TICK_S) * _TICK_S
+        step = waits.at(due_s, over)
         try:
             await pause
         finally:

@@ -5,7 +5,7 @@ connections that live long: ``add_reader``, ``call_at`` and ``asyncio.timeout`` 
 rest of a probe, if it is one of a thousand each second. It refuses to know what is waited for.
 
 Moments are rounded up to the next step of the clock: what is due within one is done in one turn of
-the loop, which costs as much as a probe, too.
+the loop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from math import ceil, inf
 from types import TracebackType
 from typing import Final, Self
 
-_STEP_S: Final = 0.005
-_EARLY_STEPS: Final = 0.001  # a timer may be early by its clock's resolution
+_STEP_S: Final = 0.001
+_EARLY_STEPS: Final = 0.001  # timers may be early by their clock's resolution, sums by a rounding
 _NEVER: Final = inf
 _EVENTS: Final = 1024  # at most, in a turn of the loop
 
@@ -85,7 +85,7 @@ class Waits:
 
     def at(self, when_s: float, action: Action) -> Step:
         """Do something at a time of the loop's clock; ``forget`` it by what is returned."""
-        step = ceil(when_s / _STEP_S)
+        step = ceil(when_s / _STEP_S - _EARLY_STEPS)
         actions = self._due.get(step)
         if actions is None:
             actions = self._due[step] = set()
