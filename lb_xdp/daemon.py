@@ -24,7 +24,6 @@ from lb_xdp.control import Control
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.model import Config
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.cycles import Cycles
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -54,7 +53,7 @@ from lb_xdp.native import fastest_fill, give_memory_back
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.passage import Passage
-from lb_xdp.pending import InForceFile, Opening, openings, read
+from lb_xdp.pending import InForceFile, Opening, file_and_gateway, openings
 from lb_xdp.probes.dial import Dial, Direct
 from lb_xdp.probes.prober import Prober
 from lb_xdp.probing import Probing
@@ -74,12 +73,12 @@ _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
-    file = read(config_path)
+    file, name = file_and_gateway(config_path, STATE_DIRECTORY)
     require_privilege()
     raise_limits()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-    with locked(file.config.gateway.name):
-        in_force = InForceFile(STATE_DIRECTORY / file.config.gateway.name)
+    with locked(name):
+        in_force = InForceFile(STATE_DIRECTORY / name, config_path)
         *better, last = openings(file, in_force.load(), time.time())
         for opening in better:
             try:
@@ -132,12 +131,12 @@ class Daemon:
         self._replace = replace
         self._chronicle = Chronicle(Journal(self._directory))
         self._record = self._chronicle.record
-        self._ledger = Ledger(path, InForceFile(self._directory), opening)
+        self._ledger = Ledger(path, InForceFile(self._directory, path), opening)
         self._naming = Naming(self._directory, self._record, self._on_names)
         self._turns = Turns()
         self._supervisor = Supervisor()
         self._courier = Courier()
-        self._exposition = Exposition(self._snapshot)
+        self._exposition = Exposition()
 
     # The life of the daemon.
 
@@ -253,9 +252,6 @@ class Daemon:
             remove=self._datapath.remove,
         )
 
-    def _snapshot(self) -> Snapshot:
-        return self._control.snapshot()
-
     def _look(self) -> None:
         """Take in what netlink knows by now."""
         topology = self._follower.topology
@@ -275,7 +271,7 @@ class Daemon:
         try:
             if gateway.metrics_listen is not None:
                 await stack.enter_async_context(
-                    serve_metrics(gateway.metrics_listen, self._exposition)
+                    serve_metrics(gateway.metrics_listen, self._exposition, self._control.snapshot)
                 )
             path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
             await stack.enter_async_context(
@@ -310,6 +306,8 @@ class Daemon:
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
+        if self._opening.refused is not None:
+            self._changes.tell_of_start(self._opening.refused)
         if self._opening.undone is not None:
             self._confirmation.tell_of_start(self._opening.undone)
         await self._ledger.catch_up()

@@ -22,7 +22,7 @@ from lb_xdp.core.wish import Match, Outcome, ReloadWish
 class Controller(Protocol):
     """The gateway. Every method raises LbError where something cannot be done."""
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Return the gateway as it is now; may read maps, must be quick."""
         ...
 
@@ -34,8 +34,16 @@ class Controller(Protocol):
         """Return the backends' names by service, those that linger included; must be quick."""
         ...
 
+    def pool_names(self) -> Sequence[str]:
+        """Return the names of all pools in use; must be quick."""
+        ...
+
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         """Return events that are wanted, oldest first; if there is none, wait for one."""
+        ...
+
+    def count_stranger(self) -> None:
+        """Take in that a request over TCP had no token that is known."""
         ...
 
     def overrides(self) -> Overrides:

@@ -113,9 +113,11 @@ class Handshakes:
     durations: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BackendStatus:
-    """One backend of one service.
+    """One backend of one service. Nobody changes it, though it is not frozen.
+
+    A frozen one takes ten times as long to make, and each look at a gateway may make 10,000.
 
     ``weight`` is the one that counts now, ``configured_weight`` the file's; ``overrides`` are what
     was asked for beside the file. ``priority`` 0 is the highest.
@@ -247,7 +249,10 @@ class ChangeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole gateway at one moment. ``notices`` are sentences that an operator should read."""
+    """The whole gateway at one moment. ``notices`` are sentences that an operator should read.
+
+    ``api_strangers``: requests over TCP without a token that is known, since the daemon started.
+    """
 
     gateway: str
     version: str
@@ -263,3 +268,4 @@ class Snapshot:
     services: tuple[ServiceStatus, ...]
     notices: tuple[str, ...] = ()
     change: ChangeStatus | None = None
+    api_strangers: int = 0

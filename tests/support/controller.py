@@ -86,8 +86,9 @@ class FakeController:
     loaded: str = "file"
     waits: bool = False
     wishes: list[ReloadWish] = field(default_factory=list)
+    strangers: int = 0
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         self._note("snapshot")
         return self.shown
 
@@ -100,10 +101,16 @@ class FakeController:
             for service in self.shown.services
         }
 
+    def pool_names(self) -> Sequence[str]:
+        return [service.pool for service in self.shown.services]
+
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         del wait_s
         self._note("events")
         return [event for event in EVENTS if wanted.fits(event)][-wanted.newest :]
+
+    def count_stranger(self) -> None:
+        self.strangers += 1
 
     def overrides(self) -> Overrides:
         return self.held
