@@ -116,6 +116,8 @@ def observe(state: HealthState, result: ProbeResult, check: HealthCheck) -> Heal
         state = replace(state, advice=result.advice)
     says = Health.UP if result.ok else Health.DOWN
     if says is state.health:
+        if not state.streak and state.detail == result.detail:
+            return state  # as nearly always, and of ten thousand backends
         return replace(state, streak=0, detail=result.detail)
     needed = _needed(state.health, check)
     streak = state.streak + 1

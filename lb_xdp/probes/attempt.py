@@ -5,7 +5,6 @@ Owns the translation of network failures into a ``ProbeResult``. Refuses to know
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import ssl
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from lb_xdp.core.health import Advice, ProbeResult
+from lb_xdp.probes.waits import Limit, here
 
 Clock = Callable[[], float]
 """Seconds that never run backwards, as ``time.monotonic``."""
@@ -54,7 +54,7 @@ async def attempt(timeout_s: float, clock: Clock, exchange: Exchange) -> ProbeRe
     started_at_s = clock()
     ok, advice = False, None
     try:
-        async with asyncio.timeout(timeout_s):
+        with Limit(here(), timeout_s):
             detail, advice = await exchange.ask()
         ok = True
     except TimeoutError as error:  # ours has no number, the network's own has

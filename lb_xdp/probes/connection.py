@@ -1,14 +1,13 @@
-"""Streams to a backend, in plain text or TLS, on asyncio's bare sockets.
+"""Streams to a backend, in plain text or TLS, on bare sockets.
 
 Owns connecting, sending, receiving and letting go. Refuses to know what is said, and which way it
-goes: ``dial`` opens the sockets. There are no transports underneath: a connection lives for one
-exchange of two packets or three, a thousand times a second, and setting a transport up costs more
-than that.
+goes: ``dial`` opens the sockets, ``waits`` says when they can go on. There are no transports
+underneath: a connection lives for one exchange of two packets or three, a thousand times a second,
+and setting a transport up costs more than that.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from lb_xdp.core.model import Address
+from lb_xdp.probes import waits
 from lb_xdp.probes.dial import open_socket
 
 _READ_BYTES: Final = 16 * 1024
@@ -41,15 +41,27 @@ class PlainConnection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._loop = asyncio.get_running_loop()
+        self._waits = waits.here()
 
     async def send(self, data: bytes) -> None:
         """Send all of ``data``."""
-        await self._loop.sock_sendall(self._socket, data)
+        while True:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                await self._waits.writable(self._socket.fileno())
+            if not data:
+                return
 
     async def receive(self) -> bytes:
         """Return what comes next."""
-        return await self._loop.sock_recv(self._socket, _READ_BYTES)
+        # It is hardly ever there already: to try would be a system call and an error for nothing.
+        while True:
+            await self._waits.readable(self._socket.fileno())
+            try:
+                return self._socket.recv(_READ_BYTES)
+            except BlockingIOError:  # a datagram that turned out to be broken: select(2)
+                continue
 
     def close(self) -> None:
         """Close the socket."""
@@ -135,21 +147,10 @@ async def shake_hands(unconnected: socket.socket, place: tuple[str, int]) -> Non
     """
     error = unconnected.connect_ex(place)
     if error == errno.EINPROGRESS:
-        loop, descriptor = asyncio.get_running_loop(), unconnected.fileno()
-        writable = loop.create_future()
-        loop.add_writer(descriptor, _note, writable)
-        try:
-            await writable
-        finally:
-            loop.remove_writer(descriptor)
+        await waits.here().writable(unconnected.fileno())
         error = unconnected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
         raise OSError(error, os.strerror(error))
-
-
-def _note(event: asyncio.Future[None]) -> None:
-    if not event.done():
-        event.set_result(None)
 
 
 async def connect_tls(

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Thread
 from typing import Final
 
 from lb_xdp.core.health import Target
@@ -46,7 +47,7 @@ class ExecExchange:
         return _judge(process.returncode, output)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Nothing is kept but a command that is stuck, for which a thread waits."""
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -72,7 +73,9 @@ class ExecExchange:
         try:
             process.wait(_DEATH_S)
         except subprocess.TimeoutExpired:
-            self._stuck = process  # in a system call that nothing interrupts
+            # In a system call that nothing interrupts. Whatever becomes of us, it is waited for.
+            self._stuck = process
+            Thread(target=process.wait, name=f"end of {process.pid}", daemon=True).start()
 
 
 def environment(target: Target) -> Mapping[str, str]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from random import Random
 from types import TracebackType
@@ -26,6 +28,7 @@ from lb_xdp.probes import dial
 from lb_xdp.probes.attempt import Clock, attempt
 from lb_xdp.probes.kinds import open_exchange
 from lb_xdp.probes.tls import Contexts
+from lb_xdp.probes.waits import Waits, end, use
 
 TargetId = TypeVar("TargetId", bound=Hashable)
 
@@ -49,6 +52,8 @@ class Prober(Generic[TargetId]):
     soon a target is probed again, ``dial_of`` which way its probes go.
     """
 
+    _waits: Waits
+
     def __init__(
         self,
         on_result: Callable[[TargetId, ProbeResult], None],
@@ -64,6 +69,7 @@ class Prober(Generic[TargetId]):
         self._random = random or Random()  # noqa: S311 - jitter, nothing to guess
         self._clock = clock
         self._group = asyncio.TaskGroup()
+        self._open = ExitStack()
         self._targets: dict[TargetId, Target] = {}
         self._tasks: dict[TargetId, asyncio.Task[None]] = {}
         self._pauses: dict[TargetId, asyncio.Future[None]] = {}
@@ -81,6 +87,7 @@ class Prober(Generic[TargetId]):
         return max(self._all_begun_s - self._clock(), 0.0)
 
     async def __aenter__(self) -> Self:
+        self._waits = self._open.enter_context(Waits())
         await self._group.__aenter__()
         return self
 
@@ -94,14 +101,11 @@ class Prober(Generic[TargetId]):
         self._cancel(self._tasks.keys())
         # The group would wrap what the block raised; of that, it needs to see only the
         # cancellation by which it ends the block when a task of its own failed.
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
-            await self._group.__aexit__(kind, error, trace)
-        else:
-            await self._group.__aexit__(None, None, None)
-
-    async def aclose(self) -> None:
-        """Cancel all probes and wait for their end, for callers that do not use ``async with``."""
-        await self.__aexit__(None, None, None)
+        with self._open:
+            if kind is not None and issubclass(kind, asyncio.CancelledError):
+                await self._group.__aexit__(kind, error, trace)
+            else:
+                await self._group.__aexit__(None, None, None)
 
     def set_targets(
         self, targets: Mapping[TargetId, Target], known: Collection[TargetId] = ()
@@ -123,7 +127,7 @@ class Prober(Generic[TargetId]):
     def probe_now(self, target_id: TargetId) -> None:
         """Start the next probe of a target now, unless one is under way; its schedule moves."""
         if (pause := self._pauses.get(target_id)) is not None:
-            _end(pause)
+            end(pause)
 
     def _begin(self, target_ids: list[TargetId], *, at_leisure: bool = False) -> None:
         """Start to probe new targets, first probes in quick succession, then spread evenly."""
@@ -151,6 +155,7 @@ class Prober(Generic[TargetId]):
     ) -> None:
         check = target.check
         dial.use(self._dial_of(target_id))
+        use(self._waits)
         exchange = open_exchange(target, self._contexts)
         start_s, usual_s = first_s, second_s
         try:
@@ -171,25 +176,21 @@ class Prober(Generic[TargetId]):
 
     async def _pause(self, target_id: TargetId, until_s: float) -> None:
         """Wait for the time of the next start, or for somebody in a hurry."""
-        loop = asyncio.get_running_loop()
+        waits, loop = self._waits, asyncio.get_running_loop()
         pause = self._pauses[target_id] = loop.create_future()
+        over = partial(end, pause)
         # What is due within a tick is done in one turn of the loop, which costs as much as a probe.
         due_s = ceil((loop.time() + until_s - self._clock()) / _TICK_S) * _TICK_S
-        timer = loop.call_at(due_s, _end, pause)
+        step = waits.at(due_s, over)
         try:
             await pause
         finally:
-            timer.cancel()
+            waits.forget(step, over)
             if self._pauses.get(target_id) is pause:  # a replaced target's task ends later
                 del self._pauses[target_id]
 
     def _draw_interval_s(self, pace_s: float, check: HealthCheck) -> float:
         return pace_s * self._random.uniform(1 - check.jitter, 1 + check.jitter)
-
-
-def _end(pause: asyncio.Future[None]) -> None:
-    if not pause.done():
-        pause.set_result(None)
 
 
 def _cost_s(check: HealthCheck) -> float:

@@ -11,6 +11,7 @@ from lb_xdp.core.model import Address, HealthCheck
 from lb_xdp.probes.attempt import attempt
 from lb_xdp.probes.kinds import open_exchange
 from lb_xdp.probes.tls import Contexts
+from lb_xdp.probes.waits import Waits, use
 from tests.support import pace
 
 HERE = IPv4Address("127.0.0.1")
@@ -22,7 +23,9 @@ async def probe(
     """Probe once, and keep nothing."""
     exchange = open_exchange(Target(check, address, port, names), Contexts())
     try:
-        return await attempt(check.timeout_s, time.monotonic, exchange)
+        with Waits() as waits:
+            use(waits)
+            return await attempt(check.timeout_s, time.monotonic, exchange)
     finally:
         exchange.close()
 

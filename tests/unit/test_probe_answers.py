@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -26,10 +27,13 @@ from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 from lb_xdp.core.health import Advice, Names, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.core.snapshot import Admin
+from lb_xdp.probes import exec as exec_probe
 from lb_xdp.probes.agent import read_line
 from lb_xdp.probes.attempt import ProbeFailedError, attempt
 from lb_xdp.probes.kinds import open_exchange
 from lb_xdp.probes.tls import Contexts, name_in
+from lb_xdp.probes.waits import Waits, use
+from tests.support import pace
 from tests.support.probing import HERE, probe
 
 TALK = HealthCheck(CheckKind.TCP, payload=Payload(b"PING\r\n", b"+PONG"))
@@ -310,7 +314,8 @@ async def test_connections_are_kept_only_if_asked(
     async with await asyncio.start_server(pages.accept, str(HERE), 0) as server:
         target = Target(check, HERE, server.sockets[0].getsockname()[1])
         exchange = open_exchange(target, Contexts())
-        with closing(exchange):
+        with closing(exchange), Waits() as waits:
+            use(waits)
             for _ in range(4):
                 result = await attempt(1.0, asyncio.get_running_loop().time, exchange)
                 assert result.ok, result.detail
@@ -555,6 +560,22 @@ async def test_a_late_command_is_killed_with_its_children(script: Script, tmp_pa
     result = await probe(replace(check, timeout_s=2.0), 80)
     assert (result.ok, result.detail) == (False, "timed out after 2 s")
     assert gone((tmp_path / "pids").read_text().split())
+
+
+async def test_a_command_that_takes_its_time_to_die_is_waited_for(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves no zombie, even if nobody probes its target any more."""
+    monkeypatch.setattr(exec_probe, "_DEATH_S", 0.0)
+    check = script(f'echo $$ > "{tmp_path}/pid"; sleep 600')
+    result = await probe(replace(check, timeout_s=2.0), 80)
+    assert (result.ok, result.detail) == (False, "timed out after 2 s")
+    pid = int((tmp_path / "pid").read_text())
+    for waiting in threading.enumerate():
+        if waiting.name == f"end of {pid}":
+            waiting.join(pace.lasting(10))
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 async def test_a_command_leaves_no_child_behind(script: Script, tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def _grpc_answer() -> bytes:
     return server.data_to_send()
 
 
-def _dns_answer() -> bytes:
+def _dns_answer(address: str = "192.0.2.1", lasts_s: int = 60) -> bytes:
     response = dns.message.make_response(QUERY)
-    response.answer.append(dns.rrset.from_text("www.example.net.", 60, "IN", "A", "192.0.2.1"))
+    response.answer.append(dns.rrset.from_text("www.example.net.", lasts_s, "IN", "A", address))
     response.answer.append(dns.rrset.from_text("www.example.net.", 60, "IN", "MX", "1 a.b."))
     return response.to_wire()
 
@@ -78,7 +78,7 @@ CHECK = HealthCheck(
     CheckKind.TCP,
     payload=Payload(b"x", b"well"),
     http=HttpCheck(expected_body="well"),
-    dns=DnsCheck("www.example.net"),
+    dns=DnsCheck("www.example.net", "A", "192.0.2.1"),
 )
 
 
@@ -126,3 +126,47 @@ def ask(kind: CheckKind, parts: Sequence[bytes]) -> None:
 def test_any_octets_are_an_answer_or_a_failure(kind: CheckKind, data: st.DataObject) -> None:
     """Good answers with some damage, and noise: one printable line, and no other exception."""
     ask(kind, data.draw(st.one_of(spoiled(GOOD[kind]), st.lists(st.binary(min_size=1)))))
+
+
+class NameServer(Script):
+    """A name server that knows the number of the query, whatever else it says."""
+
+    async def send(self, data: bytes) -> None:
+        """Note the number, where it is not behind a length."""
+        self._parts = [data[:2] + part for part in self._parts]
+
+
+def _dns_answers() -> st.SearchStrategy[bytes]:
+    """Draw answers but for their number: good ones, with other addresses or times, and damaged."""
+    addresses, times_s = st.sampled_from(("192.0.2.1", "192.0.2.2")), st.integers(0, 2)
+    good = st.builds(_dns_answer, addresses, times_s)
+    truncated = good.map(lambda wire: wire[:2] + bytes((wire[2] | 2,)) + wire[3:])
+    damaged = good.flatmap(spoiled).map(b"".join)
+    return st.one_of(good, good, truncated, damaged).map(lambda wire: wire[2:])
+
+
+@given(answers=st.lists(_dns_answers(), min_size=2, max_size=6))
+@settings(deadline=None, max_examples=100)
+def test_what_a_name_server_said_before_changes_nothing(answers: list[bytes]) -> None:
+    """An answer that is good because the last one was is good to a newcomer, too."""
+    target = Target(replace(CHECK, kind=CheckKind.DNS), HERE, 9)
+
+    async def hear(asking: dns_probe.DnsExchange, answer: bytes) -> str:
+        async def connect(*_place: object) -> Script:
+            return NameServer([answer])
+
+        with patch.object(dns_probe, "connect", connect):
+            try:
+                return (await asking.ask()).detail
+            except ProbeFailedError as failure:
+                return str(failure)
+
+    async def compare() -> None:
+        regular = dns_probe.DnsExchange(target)
+        for answer in answers:
+            # What is not DNS is quoted, with the number.
+            newcomer = dns_probe.DnsExchange(target)
+            heard = [await hear(asking, answer) for asking in (regular, newcomer)]
+            assert len({"not DNS" if "not DNS" in said else said for said in heard}) == 1
+
+    asyncio.run(compare())

