@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from lb_xdp.core.change import shared
@@ -71,8 +72,14 @@ class Changes:
         """Return the configuration in a text, or in the daemon's file.
 
         With it the fingerprint of that file where it is passed over, else nothing: a text that is
-        the file's is the file. Raises InvalidConfigError.
+        the file's is the file. What is equal to the present one's is that very object: of a large
+        configuration one is enough. Raises InvalidConfigError.
         """
+        to, passed_over = await self._read(text, source)
+        config = shared(self._ledger.present.config, to.config)
+        return replace(to, config=config), passed_over
+
+    async def _read(self, text: str | None, source: str) -> tuple[Written, str]:
         path = self._ledger.path
         meanwhile = self._passage.meanwhile
         if text is None:
