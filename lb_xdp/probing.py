@@ -111,8 +111,10 @@ class Probing:
         """Wait, within bounds, until first probes of a configuration's backends have ended."""
         timeout_s = max(service.pool.health.timeout_s for service in config.services)
         longest_s = self.prober.begins_within_s + timeout_s
+        waiting = self._reconciler.undecided(config)
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s + _FIRST_RESULT_MARGIN_S):
-                while self._reconciler.undecided(config):
+                while waiting:
                     self._decided.clear()
                     await self._decided.wait()
+                    waiting = self._reconciler.vitals.undecided(waiting)

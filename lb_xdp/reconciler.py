@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lb_xdp.core.desired import BackendId, Desired
+from lb_xdp.core.desired import Desired, identities
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.health import ProbeResult, Target, is_live
 from lb_xdp.core.judge import Standings
@@ -43,7 +43,7 @@ from lb_xdp.core.roster import Gone, Roster
 from lb_xdp.core.settle import RingImage, has_marked, unmarking
 from lb_xdp.core.snapshot import State
 from lb_xdp.core.standing import ServiceStanding, at_start
-from lb_xdp.core.targets import TargetId, checks, members, resting, target_of, targets
+from lb_xdp.core.targets import TargetId, checks, members, resting, targets, targets_of
 from lb_xdp.core.topology import Topology
 from lb_xdp.core.vitals import Vitals, found_up
 from lb_xdp.errors import DatapathError
@@ -107,7 +107,8 @@ class Reconciler:
         self._consider(self.whole_of(config))
 
     def _consider(self, whole: Config) -> None:
-        found = found_up(whole, self.observed.records, self.overrides)
+        new = self.vitals.unknown(whole)
+        found = found_up(whole, new, self.observed.records, self.overrides)
         self.vitals.consider(whole, found, self._clock())
 
     def adopt(self, config: Config) -> None:
@@ -226,8 +227,9 @@ class Reconciler:
         """Return the targets that may have new flows now, of some service."""
         records = self.observed.records
         found = (
-            (target_of(service, backend), records.get(BackendId(service.key, backend.key)))
-            for service, backend in self.config.backends()
+            (target, records.get(identity))
+            for service in self.config.services
+            for target, identity in zip(targets_of(service), identities(service), strict=True)
         )
         return frozenset(t for t, record in found if record and record.up and not record.no_new)
 

@@ -157,10 +157,13 @@ def _service_events(
 
 def membership_events(before: Config, after: Config, timestamp_s: float) -> list[Event]:
     """Return what a reload adds and takes away, both in the file's words."""
+    both = set(map(id, before.services)) & set(map(id, after.services))
     names = [
         {
             BackendId(service.key, backend.key): (service.name, backend.name)
-            for service, backend in config.backends()
+            for service in config.services
+            if id(service) not in both
+            for backend in service.pool.backends
         }
         for config in (before, after)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lb_xdp.core.model import Config, Gateway
+from lb_xdp.core.model import Config, Gateway, Service
 
 
 def _metrics(gateway: Gateway) -> str:
@@ -59,5 +59,9 @@ def shared(before: Config, after: Config) -> Config:
     costs the few that change.
     """
     held = {service.key: service for service in before.services}
-    services = tuple(held[new.key] if held.get(new.key) == new else new for new in after.services)
+    services = tuple(_former(held.get(new.key), new) for new in after.services)
     return replace(after, services=services)
+
+
+def _former(former: Service | None, new: Service) -> Service:
+    return former if former is not None and (former is new or former == new) else new

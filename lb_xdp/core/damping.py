@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lb_xdp.core.model import Config, Damping
-from lb_xdp.core.targets import TargetId, target_of
+from lb_xdp.core.targets import TargetId, targets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,10 @@ class FlapState:
 def dampings(config: Config) -> dict[TargetId, Damping]:
     """Return the damping of every target that has one."""
     return {
-        target_of(service, backend): service.pool.damping
-        for service, backend in config.backends()
+        target: service.pool.damping
+        for service in config.services
         if service.pool.damping is not None
+        for target in targets_of(service)
     }
 
 
@@ -87,6 +88,11 @@ class Holds:
             f"{damping.changes} changes of health within {damping.within_s:g} s, held down for "
             f"{after.held_until_s - now_s:g} s"
         )
+
+    @property
+    def any(self) -> bool:
+        """Whether some target may be held down."""
+        return bool(self._held)
 
     def release(self, now_s: float) -> None:
         """Forget holds that are over."""

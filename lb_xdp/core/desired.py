@@ -1,4 +1,4 @@
-"""What the datapath should be: a pure function of configuration, liveness and topology.
+"""What the datapath should be, as plain values; ``goals`` makes them.
 
 ``Structure`` is what the program and its endpoint table are built from; ``BackendRecord`` and rings
 change in place. Two desired states with the same structure differ by map writes only.
@@ -8,35 +8,25 @@ Names are left behind here: the datapath knows services and backends by what the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
 from typing import NamedTuple
 
 from lb_xdp.core.model import (
-    GUE_PORT,
-    IPV6,
     Address,
     Affinity,
     Algorithm,
     BackendKey,
-    Config,
-    FlowTable,
     Mode,
     NoBackend,
     OnBackendDown,
-    Protocol,
     Service,
     ServiceKey,
     TunnelSources,
 )
+from lb_xdp.core.remembered import remembered
 from lb_xdp.core.ring import Ring
-from lb_xdp.core.topology import Interface, NextHop, Topology
-
-_IPV4_BYTES, _IPV6_BYTES, _UDP_BYTES = 20, 40, 8
-_RESUME_PERCENT = 95
 
 
 class BackendId(NamedTuple):
@@ -48,6 +38,12 @@ class BackendId(NamedTuple):
     def __str__(self) -> str:
         """Return ``203.0.113.10:80/tcp -> 10.0.0.11:8080``."""
         return f"{self.service} -> {self.backend}"
+
+
+@remembered
+def identities(service: Service) -> tuple[BackendId, ...]:
+    """Return what the datapath knows a service's backends by, in the order of its pool."""
+    return tuple(BackendId(service.key, backend.key) for backend in service.pool.backends)
 
 
 class Schedule(Enum):
@@ -89,6 +85,7 @@ _SCHEDULES = {
 }
 
 
+@remembered
 def traits(service: Service) -> Traits:
     """Return what the program needs to know of a service."""
     schedule = _SCHEDULES[service.algorithm]
@@ -186,209 +183,3 @@ class Desired:
     interfaces: Mapping[str, int]
     settle_ns: Mapping[ServiceKey, int]
     affinity_s: Mapping[ServiceKey, int]
-
-
-RingOf = Callable[[Service, frozenset[BackendKey]], Ring]
-"""From a service and its live backends to its ring; the caller may remember results."""
-
-
-def desire(
-    config: Config,
-    topology: Topology,
-    live: Collection[BackendId],
-    ring_of: RingOf,
-    *,
-    build: int,
-    held: Mapping[BackendId, BackendRecord],
-) -> Desired:
-    """Return what the datapath should be, given which backends may take traffic.
-
-    ``held`` are the present records: a backend whose neighbour does not answer now keeps the MAC
-    that it had. Whether it is alive is for probes to say, not for ARP.
-    """
-    records = _records(config, topology, live, held)
-    rings = {}
-    for service in config.services:
-        keys = (backend.key for backend in service.pool.backends)
-        up = frozenset(key for key in keys if records[BackendId(service.key, key)].up)
-        rings[service.key] = ring_of(service, up)
-    ours = _ours(config, topology)
-    return Desired(
-        _structure(config, topology, frozenset(records), build),
-        records,
-        rings,
-        {interface.name: interface.index for interface in ours},
-        {
-            service.key: _settle_ns(service, config.gateway.flow_table)
-            for service in config.services
-        },
-        {service.key: _affinity_s(service) for service in config.services},
-    )
-
-
-def _structure(
-    config: Config, topology: Topology, backends: frozenset[BackendId], build: int
-) -> Structure:
-    gateway = config.gateway
-    modes = {service.mode for service in config.services}
-    families = {s.vip.version for s in config.services if s.mode.translates}
-    tunnels = any(mode.tunnel for mode in modes)
-    return Structure(
-        build=build,
-        services={service.key: traits(service) for service in config.services},
-        backends=backends,
-        local_addresses=frozenset(a for a in topology.local_addresses if a.version in families),
-        macs=frozenset(interface.mac for interface in _ours(config, topology)),
-        snat_addresses=_ordered(gateway.snat_addresses) if Mode.FULLNAT in modes else (),
-        tunnel_sources=gateway.tunnel_sources if tunnels else TunnelSources(),
-        gue_port=gateway.gue_port if Mode.GUE in modes else GUE_PORT,
-        flow_entries=gateway.flow_table.entries,
-    )
-
-
-def _ordered(addresses: Collection[Address]) -> tuple[Address, ...]:
-    """Return addresses in the order of the map that holds them: by family, then by value."""
-    return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
-
-
-def _settle_ns(service: Service, times: FlowTable) -> int:
-    """Return after how long a flow that has not shown itself is taken to be over."""
-    if not (service.tracked or service.session.flows):
-        return 0
-    seconds = times.settle_s if service.protocol is Protocol.TCP else times.udp_idle_s
-    return round(seconds * 1e9)
-
-
-def _affinity_s(service: Service) -> int:
-    return 0 if service.session.affinity is Affinity.NONE else ceil(service.session.timeout_s)
-
-
-def _ours(config: Config, topology: Topology) -> list[Interface]:
-    """Return the interfaces to attach to that exist now."""
-    names = config.gateway.interfaces
-    return [topology.interfaces[name] for name in names if name in topology.interfaces]
-
-
-def _records(
-    config: Config,
-    topology: Topology,
-    live: Collection[BackendId],
-    held: Mapping[BackendId, BackendRecord],
-) -> dict[BackendId, BackendRecord]:
-    users = Counter(
-        (backend.key, service.protocol)
-        for service, backend in config.backends()
-        if service.mode is Mode.NAT
-    )
-    ours = {interface.index: interface for interface in _ours(config, topology)}
-    records = {}
-    for service in config.services:
-        rules = traits(service)
-        for backend in service.pool.backends:
-            identity = BackendId(service.key, backend.key)
-            way = _way(service.mode, backend.address, topology, ours, held.get(identity))
-            limit = backend.max_connections or 0
-            records[identity] = BackendRecord(
-                *way,
-                up=way is not _NO_WAY and identity in live,
-                shared=service.mode is Mode.NAT and users[backend.key, service.protocol] > 1,
-                no_new=backend.weight == 0,
-                tracked=rules.tracked,
-                limit=limit,
-                resume=_resume(service.mode, limit),
-                weight=backend.weight if rules.counted else 0,
-                watched=rules.watched,
-            )
-    return records
-
-
-class Way(NamedTuple):
-    """The first part of a BackendRecord. ``ifindex`` 0: there is none."""
-
-    ifindex: int
-    mac: bytes
-    source_mac: bytes
-    mtu: int
-
-
-_NO_WAY = Way(0, bytes(6), bytes(6), 0)
-
-
-def way_to(
-    config: Config,
-    mode: Mode,
-    address: Address,
-    topology: Topology,
-    held: BackendRecord | None,
-) -> Way:
-    """Return how a backend is reached; ``held`` is its present record."""
-    ours = {interface.index: interface for interface in _ours(config, topology)}
-    return _way(mode, address, topology, ours, held)
-
-
-def _way(
-    mode: Mode,
-    address: Address,
-    topology: Topology,
-    ours: Mapping[int, Interface],
-    held: BackendRecord | None,
-) -> Way:
-    """Return how a backend is reached."""
-    hop = topology.next_hops.get(address)
-    interface = ours.get(hop.ifindex) if hop else None
-    mac = _mac(hop, held) if hop else None
-    if hop is None or interface is None or mac is None or not _carries(mode, hop):
-        return _NO_WAY
-    mtu = max(interface.mtu - _outer_bytes(mode, address), 0)
-    return Way(hop.ifindex, mac, hop.source_mac, mtu)
-
-
-def _resume(mode: Mode, limit: int) -> int:
-    """Return how many connections a full backend must be down to before it takes new ones.
-
-    Where both directions pass by, each connection is seen to end and the next one may come at once;
-    elsewhere the number is an estimate, and a backend that wavers about its limit would flap.
-    """
-    if mode.translates:
-        return max(limit - 1, 0)
-    return limit * _RESUME_PERCENT // 100
-
-
-def _outer_bytes(mode: Mode, address: Address) -> int:
-    """Return what a tunnel to an address adds to a packet (RFC 2003, RFC 2473, GUE variant 1)."""
-    if not mode.tunnel:
-        return 0
-    header = _IPV6_BYTES if address.version == IPV6 else _IPV4_BYTES
-    return header + (_UDP_BYTES if mode is Mode.GUE else 0)
-
-
-def _carries(mode: Mode, hop: NextHop) -> bool:
-    """Say whether a mode can go this way: dsr changes MACs only, so it ends at a router."""
-    return hop.on_link or mode.routes
-
-
-def _mac(hop: NextHop, held: BackendRecord | None) -> bytes | None:
-    if hop.mac is None and held is not None and held.ifindex == hop.ifindex:
-        return held.mac
-    return hop.mac
-
-
-def why_unreachable(
-    service: Service, address: Address, topology: Topology, record: BackendRecord
-) -> str | None:
-    """Say in words why no packet can be sent to a backend, or None if its record can be used."""
-    if record.reachable:
-        return None
-    hop = topology.next_hops.get(address)
-    names = {interface.index: name for name, interface in topology.interfaces.items()}
-    if hop is None:
-        return f"no route to {address}"
-    if hop.ifindex not in names:
-        return f"the route to {address} leaves by an interface that is not in gateway.interfaces"
-    if not _carries(service.mode, hop):
-        return (
-            f"behind router {hop.gateway}: dsr reaches only the own network, "
-            "use mode: ipip, gue or nat"
-        )
-    asked = "neighbour discovery" if address.version == IPV6 else "ARP"
-    return f"no answer to {asked} for {hop.gateway or address} on {names[hop.ifindex]}"

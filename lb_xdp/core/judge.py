@@ -5,12 +5,11 @@ Owns which outcomes still hold. What an outcome is, ``standing`` says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from operator import is_
 from typing import NamedTuple
 
-from lb_xdp.core.desired import BackendId
 from lb_xdp.core.health import Advice
 from lb_xdp.core.model import Config, Service, ServiceKey
 from lb_xdp.core.override import Overrides
@@ -28,23 +27,21 @@ _NOTHING = Memory()
 
 _Seen = tuple[tuple[Health, Advice], ...]
 
+StampOf = Callable[[Service], object]
+"""From a service to what stays equal as long as nothing about its backends' health changes."""
 
-@dataclass(frozen=True)
+
+def no_stamp(_service: Service) -> object:
+    """Return what equals nothing: then everybody's health is asked for each time."""
+    return object()
+
+
+@dataclass(frozen=True, slots=True)
 class Standings:
     """The outcome for all services. ``config`` is the one for the datapath."""
 
     config: Config
     services: Mapping[ServiceKey, ServiceStanding]
-
-    @cached_property
-    def live(self) -> frozenset[BackendId]:
-        """The backends that may have packets."""
-        return frozenset(
-            BackendId(key, backend)
-            for key, service in self.services.items()
-            for backend, standing in service.backends.items()
-            if standing.packets
-        )
 
     @property
     def panics(self) -> frozenset[ServiceKey]:
@@ -66,9 +63,11 @@ class Standings:
 class _Known(NamedTuple):
     """An outcome, and all that it was made from but the time.
 
-    ``seen`` is the health of each backend, and what it asks for itself.
+    ``seen`` is the health of each backend, and what it asks for itself; it is the same for as long
+    as the ``stamp`` is.
     """
 
+    stamp: object
     service: Service
     overrides: Overrides
     seen: _Seen
@@ -102,6 +101,7 @@ class Judge:
 
     def __init__(self) -> None:
         self._known: dict[ServiceKey, _Known] = {}
+        self._effective: tuple[Config | None, Config | None] = (None, None)
 
     def stand(
         self,
@@ -112,23 +112,41 @@ class Judge:
         now_s: float,
         *,
         advice_of: AdviceOf = no_advice,
+        stamp_of: StampOf = no_stamp,
     ) -> Standings:
         """Return what every backend is to get. ``config`` is an ``extended`` one."""
         known = {}
         for service in config.services:
-            seen = tuple(
-                (health_of(service, backend), advice_of(service, backend))
-                for backend in service.pool.backends
-            )
+            held, stamp = self._known.get(service.key), stamp_of(service)
+            if held is None or held.service is not service or held.stamp != stamp:
+                seen = tuple(
+                    (health_of(service, backend), advice_of(service, backend))
+                    for backend in service.pool.backends
+                )
+            else:
+                seen = held.seen
             memory = memories.get(service.key, _NOTHING)
-            held = self._known.get(service.key)
             if held is None or not held.holds(service, overrides, seen, memory, now_s):
                 standing = stand_service(
                     service, overrides, health_of, memory, now_s, advice_of=advice_of
                 )
-                held = _Known(service, overrides, seen, memory, standing)
-            known[service.key] = held
+                held = _Known(stamp, service, overrides, seen, memory, standing)
+            known[service.key] = held if held.stamp is stamp else held._replace(stamp=stamp)
         self._known = known
         services = {key: held.standing for key, held in known.items()}
         effective = tuple(standing.service for standing in services.values())
-        return Standings(replace(config, services=effective), services)
+        return Standings(self._config(config, effective), services)
+
+    def _config(self, config: Config, effective: tuple[Service, ...]) -> Config:
+        """Return the configuration with the weights that count: the very object, if it can be."""
+        of, latest = self._effective
+        for known in (config, latest if of is config else None):
+            if known is not None and _same(known.services, effective):
+                return known
+        found = replace(config, services=effective)
+        self._effective = config, found
+        return found
+
+
+def _same(some: tuple[Service, ...], others: tuple[Service, ...]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))

@@ -18,8 +18,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lb_xdp.core.desired import BackendId
-from lb_xdp.core.model import Backend, BackendName, Config, Service, ServiceKey
+from lb_xdp.core.desired import BackendId, identities
+from lb_xdp.core.model import Address, Backend, BackendName, Config, Service, ServiceKey
 from lb_xdp.core.plan import INDICES, Observed
 from lb_xdp.core.remembered import remembered
 
@@ -83,13 +83,12 @@ def lingering_after(
     """
     services = {service.key: service for service in config.services}
     wanted = _known(extended(config, {}))
-    ours = {service.vip for service in config.services} | {*config.gateway.snat_addresses}
     known = _known(former) if former else {}
     found = {}
     for identity in _with_packets(
         observed, observed.records.keys() - wanted.keys(), services, held
     ):
-        if identity.backend.address in ours:
+        if _is_ours(identity.backend.address, config):
             continue  # an address of the gateway's own by now: packets to it would come back here
         name, pool = known.get(
             identity, (str(identity.backend), services[identity.service].pool.name)
@@ -102,6 +101,11 @@ def lingering_after(
     room = max(_MOST - len(wanted), 0)
     latest = sorted(found.values(), key=lambda one: (-one.until_s, one.identity))[:room]
     return {one.identity: one for one in latest}
+
+
+def _is_ours(address: Address, config: Config) -> bool:
+    own = address in config.gateway.snat_addresses
+    return own or any(service.vip == address for service in config.services)
 
 
 def _with_packets(
@@ -128,9 +132,17 @@ def _with_packets(
 @remembered
 def _known(config: Config) -> Mapping[BackendId, tuple[str, str]]:
     """Return the name and the pool of every backend of a configuration."""
+    known: dict[BackendId, tuple[str, str]] = {}
+    for service in config.services:
+        known.update(_named(service))
+    return known
+
+
+@remembered
+def _named(service: Service) -> Mapping[BackendId, tuple[str, str]]:
     return {
-        BackendId(service.key, backend.key): (backend.name, service.pool.name)
-        for service, backend in config.backends()
+        identity: (backend.name, service.pool.name)
+        for identity, backend in zip(identities(service), service.pool.backends, strict=True)
     }
 
 

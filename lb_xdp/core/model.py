@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final, NamedTuple, NewType, Self, TypeAlias
+from typing import Any, Final, NamedTuple, NewType, Self, TypeAlias
 
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 
@@ -383,7 +383,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A VIP, a port and a protocol, and the pool that answers for them."""
+    """A VIP, a port and a protocol, and the pool that answers for them.
+
+    ``derived`` is for ``core.remembered`` alone.
+    """
 
     name: ServiceName
     vip: Address
@@ -396,6 +399,7 @@ class Service:
     no_backend: NoBackend = NoBackend.DROP
     on_backend_down: OnBackendDown = OnBackendDown.REHASH
     key: ServiceKey = field(init=False, repr=False, compare=False)
+    derived: dict[object, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the key once."""
@@ -511,12 +515,16 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One whole configuration. ``source`` is the file that it came from."""
+    """One whole configuration. ``source`` is the file that it came from.
+
+    ``derived`` is for ``core.remembered`` alone.
+    """
 
     gateway: Gateway
     services: tuple[Service, ...]
     source: str = ""
     warnings: tuple[str, ...] = ()
+    derived: dict[object, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def backends(self) -> Iterator[tuple[Service, Backend]]:
         """Yield every backend with each service that it answers for, in the file's order."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lb_xdp.core.desired import UNREACHABLE, BackendId, BackendRecord, why_unreachable
+from lb_xdp.core.desired import UNREACHABLE, BackendId, BackendRecord
 from lb_xdp.core.health import HealthState
 from lb_xdp.core.judge import Standings
 from lb_xdp.core.model import Backend, Service, ServiceKey
@@ -25,6 +25,7 @@ from lb_xdp.core.tally import Tally
 from lb_xdp.core.targets import target_of
 from lb_xdp.core.topology import Topology
 from lb_xdp.core.vitals import Vitals
+from lb_xdp.core.ways import why_unreachable
 
 
 class Cause(NamedTuple):

@@ -130,7 +130,7 @@ def make_plan(observed: Observed, desired: Desired, now_ns: int) -> Plan:
         interfaces=desired.interfaces,
         attach=attach,
         detach=tuple(sorted(set(observed.attached) - set(desired.interfaces))),
-        fresh=tuple(sorted(i for key, i in indices.items() if key not in observed.indices)),
+        fresh=tuple(sorted(indices[key] for key in indices.keys() - observed.indices.keys())),
         moved=dict(_moved(observed, rings)),
     )
 
@@ -150,17 +150,15 @@ def _indices(observed: Observed, wanted: frozenset[BackendId]) -> Mapping[Backen
     if len(taken | observed.reserved) + len(wanted - held.keys()) <= INDICES:
         taken |= observed.reserved  # with three largest configurations under way, counters mix
     free = (i for i in chain(range(max(taken) + 1, INDICES), range(1, INDICES)) if i not in taken)
-    return {key: held[key] if key in held else next(free) for key in sorted(wanted)}
+    new = {key: next(free) for key in sorted(wanted - held.keys())}
+    return {key: index for key, index in held.items() if key in wanted} | new
 
 
 def _changed_records(observed: Observed, desired: Desired) -> dict[BackendId, BackendRecord]:
     if observed.applied is desired:
         return {}  # the goal that was reached last: nobody else writes records
-    return {
-        key: record
-        for key, record in desired.records.items()
-        if observed.records.get(key) != record
-    }
+    held = ((key, record, observed.records.get(key)) for key, record in desired.records.items())
+    return {key: after for key, after, before in held if before is not after and before != after}
 
 
 class _Images:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lb_xdp.core.desired import BackendId, BackendRecord, Desired, desire
+from lb_xdp.core.desired import BackendId, BackendRecord, Desired
 from lb_xdp.core.goals import Goals
 from lb_xdp.core.health import Advice
 from lb_xdp.core.judge import Judge, Standings
@@ -34,10 +34,9 @@ class Planner:
     def __init__(self, build: int, rings: Rings, memories: Mapping[ServiceKey, Memory]) -> None:
         self.rings = rings
         self.wake_s: float | None = None
-        self._build = build
         self._memories = memories
         self._judge = Judge()
-        self._goals = Goals()
+        self._goals = Goals(build, rings.ring_of)
 
     def stand(self, whole: Config, overrides: Overrides, vitals: Vitals, now_s: float) -> Standings:
         """Return what every backend of an ``extended`` configuration is to get."""
@@ -49,7 +48,9 @@ class Planner:
             return vitals.advice_of(target_of(service, backend))
 
         return self._judge.stand(
-            whole, overrides, health_of, self._memories, now_s, advice_of=advice_of
+            *(whole, overrides, health_of, self._memories, now_s),
+            advice_of=advice_of,
+            stamp_of=vitals.stamp_of,
         )
 
     def desired(
@@ -59,19 +60,7 @@ class Planner:
         held: Mapping[BackendId, BackendRecord],
     ) -> Desired:
         """Return what the datapath should be; ``held`` are the kernel's records."""
-        return self._goals.of(
-            standings,
-            topology,
-            held,
-            lambda: desire(
-                standings.config,
-                topology,
-                standings.live,
-                self.rings.ring_of,
-                build=self._build,
-                held=held,
-            ),
-        )
+        return self._goals.of(standings, topology, held)
 
     def arrive(self, standings: Standings) -> None:
         """Have the next standings be made with what these remember: they are in the kernel."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lb_xdp.core.desired import BackendId, BackendRecord, way_to
+from lb_xdp.core.desired import BackendId, BackendRecord
 from lb_xdp.core.flow_hash import flow_hash, flow_hash6
 from lb_xdp.core.model import (
     IPV4,
@@ -36,6 +36,7 @@ from lb_xdp.core.reference.packet import (
 from lb_xdp.core.reference.rewrite import Tunnel, with_macs, wrapped
 from lb_xdp.core.targets import TargetId, target_of
 from lb_xdp.core.topology import Topology
+from lb_xdp.core.ways import way_to
 
 _ETHERTYPES: Final = {IPV4: b"\x08\x00", IPV6: b"\x86\xdd"}
 _NO_MACS: Final = bytes(12)
@@ -71,11 +72,12 @@ def probe_ways(
     config: Config, topology: Topology, held: Mapping[BackendId, BackendRecord]
 ) -> dict[TargetId, ProbeWay]:
     """Return the way to every backend that is probed through the datapath."""
+    through = (service for service in config.services if service.pool.health.via is Via.DATAPATH)
     return {
         target_of(service, backend): _way(config, service, backend.address, topology, held.get(
             BackendId(service.key, backend.key)))
-        for service, backend in config.backends()
-        if service.pool.health.via is Via.DATAPATH
+        for service in through
+        for backend in service.pool.backends
     }  # fmt: skip
 
 

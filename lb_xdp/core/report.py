@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
 
-from lb_xdp.core.desired import BackendId, BackendRecord, traits, why_unreachable
+from lb_xdp.core.desired import BackendId, BackendRecord, traits
 from lb_xdp.core.health import HealthState
 from lb_xdp.core.model import Backend, Config, NoBackend, Service, ServiceKey
 from lb_xdp.core.override import Kind, Override, Overrides
@@ -22,6 +22,7 @@ from lb_xdp.core.snapshot import (
 )
 from lb_xdp.core.standing import Standing, panic_sentence
 from lb_xdp.core.topology import Topology
+from lb_xdp.core.ways import why_unreachable
 
 
 class Count(Protocol):

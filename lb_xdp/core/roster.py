@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import is_
 from typing import NamedTuple
 
 from lb_xdp.core.desired import BackendId
@@ -45,12 +46,14 @@ class Roster:
     lingering: Held
     whole: Config
     goal: Goal
+    _considered: tuple[tuple[object, ...], Config] | None
 
     def __init__(self, config: Config, lingering: Held) -> None:
         self.adopt(config, lingering)
 
     def adopt(self, config: Config, lingering: Held) -> None:
         """Have these be here from now on, and nobody else."""
+        self._considered = None
         self.config = config
         self.lingering = lingering
         self.whole = extended(config, lingering)
@@ -64,7 +67,11 @@ class Roster:
         """Return a configuration with all backends that it has, or would have as the goal."""
         if config is self.config:
             return self.whole
-        return extended(config, self.lingering_after(config, observed, now_s))
+        causes = config, observed.structure, observed.records, self.lingering, self.whole
+        if self._considered is None or not all(map(is_, self._considered[0], causes)):
+            whole = extended(config, self.lingering_after(config, observed, now_s))
+            self._considered = causes, whole
+        return self._considered[1]
 
     def let_go(self, now_s: float) -> None:
         """Decide that lingering backends whose time is over are no part of the next goal.

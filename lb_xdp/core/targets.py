@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from lb_xdp.core.health import NO_NAMES, Names, Target
+from lb_xdp.core.health import Names, Target
 from lb_xdp.core.model import (
     Address,
     Backend,
@@ -48,6 +49,32 @@ def target_of(service: Service, backend: Backend) -> TargetId:
 
 
 @remembered
+def targets_of(service: Service) -> tuple[TargetId, ...]:
+    """Return what is probed for each backend of a service, in the order of its pool."""
+    return tuple(target_of(service, backend) for backend in service.pool.backends)
+
+
+@remembered
+def pools_of(service: Service) -> tuple[str, ...]:
+    """Return the pools that a service's backends are in, or were."""
+    return tuple({target.pool: None for target in targets_of(service)})
+
+
+@remembered
+def _checks(service: Service) -> tuple[dict[TargetId, HealthCheck], dict[TargetId, HealthCheck]]:
+    """Return the health checks of a service's backends: of those that have none, of the others."""
+    pool = service.pool
+    extra: dict[TargetId, HealthCheck] = {}
+    found: dict[TargetId, HealthCheck] = {}
+    for target, backend in zip(targets_of(service), pool.backends, strict=True):
+        if backend.fallback or backend.left not in {None, pool.name}:
+            extra[target] = _UNPROBED
+        else:
+            found[target] = pool.health
+    return extra, found
+
+
+@remembered
 def checks(config: Config) -> Mapping[TargetId, HealthCheck]:
     """Return the health check of every backend of every pool in use.
 
@@ -55,12 +82,10 @@ def checks(config: Config) -> Mapping[TargetId, HealthCheck]:
     """
     extra: dict[TargetId, HealthCheck] = {}
     found: dict[TargetId, HealthCheck] = {}
-    for service, backend in config.backends():
-        target = target_of(service, backend)
-        if backend.fallback or backend.left not in {None, service.pool.name}:
-            extra[target] = _UNPROBED
-        else:
-            found[target] = service.pool.health
+    for service in config.services:
+        unprobed, probed = _checks(service)
+        extra.update(unprobed)
+        found.update(probed)
     return {**extra, **found}
 
 
@@ -68,8 +93,9 @@ def checks(config: Config) -> Mapping[TargetId, HealthCheck]:
 def members(config: Config) -> Mapping[TargetId, list[tuple[str, str]]]:
     """Return the names, service and backend, that each target has."""
     named: defaultdict[TargetId, list[tuple[str, str]]] = defaultdict(list)
-    for service, backend in config.backends():
-        named[target_of(service, backend)].append((service.name, backend.name))
+    for service in config.services:
+        for target, backend in zip(targets_of(service), service.pool.backends, strict=True):
+            named[target].append((service.name, backend.name))
     return dict(named)
 
 
@@ -89,16 +115,26 @@ def targets(config: Config, overrides: Overrides) -> Mapping[TargetId, Target]:
 
     Through the datapath, the VIP is asked.
     """
-    quiet, named = resting(config, overrides), members(config)
+    found: dict[TargetId, Target] = {}
+    for service in config.services:
+        found.update(_targets(service))
+        if service.pool.health.kind is CheckKind.EXEC:
+            named = members(config)
+            for target in _targets(service):
+                found[target] = replace(found[target], names=_names(target, named[target]))
+    for target in resting(config, overrides):
+        found.pop(target, None)
+    return found
+
+
+@remembered
+def _targets(service: Service) -> Mapping[TargetId, Target]:
+    """Return what is probed for a service, but for what a command is told."""
+    _, probed = _checks(service)
     return {
-        target: Target(
-            check,
-            check.host or _asked(target),
-            check.port or target.backend.port,
-            _names(target, named[target]) if check.kind is CheckKind.EXEC else NO_NAMES,
-        )
-        for target, check in checks(config).items()
-        if check.kind is not CheckKind.NONE and target not in quiet
+        target: Target(check, check.host or _asked(target), check.port or target.backend.port)
+        for target, check in probed.items()
+        if check.kind is not CheckKind.NONE
     }
 
 
@@ -114,4 +150,10 @@ def _names(target: TargetId, named: list[tuple[str, str]]) -> Names:
 @remembered
 def addresses(config: Config) -> frozenset[Address]:
     """Return the addresses that packets are sent to."""
-    return frozenset(backend.address for _, backend in config.backends())
+    return frozenset[Address]().union(*map(addresses_of, config.services))
+
+
+@remembered
+def addresses_of(service: Service) -> frozenset[Address]:
+    """Return the addresses that packets for a service are sent to."""
+    return frozenset(backend.address for backend in service.pool.backends)

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from lb_xdp.cli import main
-from lb_xdp.core.desired import BackendId, desire
+from lb_xdp.core.desired import BackendId
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import Algorithm, Config, Gateway, Mode, Protocol, XdpMode
 from lb_xdp.core.plan import Observed, make_plan
 from lb_xdp.core.rings import Rings

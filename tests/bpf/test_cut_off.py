@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import BackendId, Desired
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import Address, Config, Gateway, Mode, Service, XdpMode
 from lb_xdp.core.plan import Observed, Plan, make_plan, ring_slots
 from lb_xdp.core.rings import Rings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from lb_xdp.core.desired import desire
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import Mode, XdpMode
 from lb_xdp.core.plan import make_plan
 from lb_xdp.core.rings import Rings

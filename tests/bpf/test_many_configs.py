@@ -16,7 +16,8 @@ import pytest
 
 from lb_xdp.config.effective import effective
 from lb_xdp.config.load import parse_config
-from lb_xdp.core.desired import Desired, desire
+from lb_xdp.core.desired import Desired
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import XdpMode
 from lb_xdp.core.plan import make_plan, ring_slots
 from lb_xdp.core.rings import Rings

@@ -24,7 +24,8 @@ from typing import Self
 
 import click
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import BackendId, Desired
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import (
     GUE_PORT,
     Config,

@@ -20,7 +20,8 @@ from typing import Self
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import BackendId, Desired
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import (
     Address,
     Algorithm,

@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from lb_xdp.core.desired import desire
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import (
     Address,
     Affinity,

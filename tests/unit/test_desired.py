@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lb_xdp.core.desired import BackendId, Desired, Schedule, desire, traits, why_unreachable
+from lb_xdp.core.desired import BackendId, Desired, Schedule, traits
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import (
     GUE_PORT,
     Affinity,
@@ -33,6 +34,7 @@ from lb_xdp.core.model import (
 )
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.topology import Interface, NextHop, Topology
+from lb_xdp.core.ways import why_unreachable
 
 VIP = ip_address("203.0.113.10")
 FOUR, SIX, FAR = (ip_address(text) for text in ("10.0.0.11", "2001:db8::11", "192.0.2.1"))

@@ -39,6 +39,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "journal": CORE,
     "chronicle": CORE | {"journal", "witness"},
     "instance": {"errors"},
+    "supervisor": set(),
     "resolver": CORE,
     "address_book": CORE,
     "naming": CORE | {"resolver", "address_book"},
@@ -48,17 +49,19 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "pending": CORE | {"config", "store"},
     "ledger": CORE | {"pending"},
     "live_flows": CORE | {"reconciler"},
-    "changes": CORE | {"instance", "ledger", "naming", "passage", "pending", "turns", "witness"},
-    "confirmation": CORE | {"changes", "instance", "ledger", "pending", "turns", "witness"},
+    "changes": CORE
+    | {"ledger", "naming", "passage", "pending"}
+    | {"supervisor", "turns", "witness"},
+    "confirmation": CORE | {"changes", "ledger", "pending", "turns", "witness"},
     "forecast": CORE
     | {"changes", "config", "ledger", "live_flows"}
     | {"naming", "passage", "reconciler", "turns"},
-    "cycles": CORE | {"instance", "layers", "probing", "reconciler", "reporter", "turns"},
+    "cycles": CORE | {"layers", "probing", "reconciler", "reporter", "supervisor", "turns"},
     "control": CORE
     | {"changes", "chronicle", "confirmation", "forecast", "layers", "ledger", "live_flows"}
     | {"naming", "probing", "reconciler", "reporter", "turns"},
     "daemon": CORE
-    | {"config", "collector", "reconciler", "reporter", "instance", "turns"}
+    | {"config", "collector", "reconciler", "reporter", "instance", "supervisor", "turns"}
     | {
         "changes",
         "forecast",

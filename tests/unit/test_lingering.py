@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from lb_xdp.core.desired import BackendId, BackendRecord, desire
+from lb_xdp.core.desired import BackendId, BackendRecord
+from lb_xdp.core.goals import desire
 from lb_xdp.core.lingering import (
     Farewell,
     Lingering,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lb_xdp.core.desired import BackendId, Desired, desire
+from lb_xdp.core.desired import BackendId, Desired
+from lb_xdp.core.goals import desire
 from lb_xdp.core.model import Config, Service
 from lb_xdp.core.plan import Observed, make_plan
 from lb_xdp.core.rings import Rings
