@@ -8,11 +8,10 @@ samples of a scrape agree with each other. Labels are bounded by the configurati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from lb_xdp.core.snapshot import BackendStatus, FlowTableStatus, Snapshot, State
+from lb_xdp.metrics.durations import Durations
 from lb_xdp.metrics.handshakes import BACKEND_LABELS, Rows, handshakes
 
 # 1 ms to 10 s: a probe on the same rack takes 1 to 5 ms, the longest sensible time-out is 10 s.
@@ -90,22 +90,20 @@ class Exposition:
 
     def __init__(self, source: Callable[[], Snapshot]) -> None:
         self.snapshot = source
-        self._probe_duration = Histogram(
+        self._probe_duration = Durations(
             "lb_xdp_backend_probe_duration_seconds",
             "How long health probes of the backend took, failed ones included.",
             BACKEND_LABELS,
-            buckets=PROBE_BUCKETS_S,
-            registry=None,
+            PROBE_BUCKETS_S,
         )
 
     def observe_probe(self, service: str, backend: str, duration_s: float) -> None:
         """Count one probe of ``backend`` that took ``duration_s`` seconds."""
-        self._probe_duration.labels(service, backend).observe(duration_s)
+        self._probe_duration.observe((service, backend), duration_s)
 
     def forget(self, service: str, backend: str) -> None:
         """Drop the probe durations of a backend that has left; unknown ones are no error."""
-        with suppress(KeyError):
-            self._probe_duration.remove(service, backend)
+        self._probe_duration.forget((service, backend))
 
     def render(self, accept: str, snapshot: Snapshot | None = None) -> tuple[bytes, str]:
         """Return the body and its content type, text or OpenMetrics as ``accept`` prefers.
@@ -121,17 +119,14 @@ class Exposition:
 class _Scrape(Collector):
     """The samples of one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, probe_duration: Histogram) -> None:
+    def __init__(self, snapshot: Snapshot, probe_duration: Durations) -> None:
         self._snapshot = snapshot
         self._probe_duration = probe_duration
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family in the order of docs/metrics.md."""
         yield from _backends(self._snapshot)
-        for metric in self._probe_duration.collect():
-            # Creation times of label sets: noise to an operator, and three more names to explain.
-            metric.samples = [item for item in metric.samples if not item.name.endswith("_created")]
-            yield metric
+        yield self._probe_duration.collect()
         yield _service_backends(self._snapshot)
         yield _service_panic(self._snapshot)
         yield from _datapath(self._snapshot)
