@@ -318,6 +318,7 @@ class Daemon:
 
     async def _tidy(self) -> None:
         """Let the daemon that starts next know what it need not build; hold no memory for it."""
+        self._reconciler.forget_former()
         await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
         await asyncio.to_thread(give_memory_back)
 
