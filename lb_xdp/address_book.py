@@ -13,12 +13,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from lb_xdp import disk
 from lb_xdp.core.event import Event, EventKind
+from lb_xdp.core.hosts import HOSTS, why_unfit
 from lb_xdp.core.model import Address, Config, Resolving
 from lb_xdp.core.names import (
     MAX_ADDRESSES,
@@ -26,7 +27,6 @@ from lb_xdp.core.names import (
     Held,
     Names,
     Question,
-    is_fit,
     resolved,
     unanswered,
 )
@@ -78,7 +78,7 @@ class AddressBook:
         self, question: Question, addresses: Collection[Address], source: str, how: Resolving
     ) -> bool:
         """Take in an answer; say whether the addresses that count have changed."""
-        fit = {address for address in addresses if is_fit(address)}
+        fit = {address for address in addresses if not why_unfit(address, HOSTS)}
         if not fit:
             unfit = ", ".join(map(str, sorted(addresses, key=str)))
             self.fail(question, f"{source} says {unfit}, which can be no backend's address")
@@ -157,7 +157,7 @@ def _accepted(names: Names) -> dict[Question, frozenset[Address]]:
 
 
 def _save(path: Path, names: Names) -> None:
-    """Replace the file as a whole. No word to the disk is awaited: it is a cache."""
+    """Replace the file. Raises OSError."""
     entries = [
         {
             "host": question.host,
@@ -166,15 +166,8 @@ def _save(path: Path, names: Names) -> None:
         }
         for question, accepted in sorted(_accepted(names).items())
     ]
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    try:
-        fresh.write_text(json.dumps({"version": _VERSION, "names": entries}, indent=1))
-        fresh.replace(path)
-    except OSError:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
+    text = json.dumps({"version": _VERSION, "names": entries}, indent=1)
+    disk.replace(path, text, lasting=False)  # a cache
 
 
 def _load(path: Path) -> Names:

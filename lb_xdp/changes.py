@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 from lb_xdp.core.change import shared
@@ -72,22 +71,16 @@ class Changes:
         """Return the configuration in a text, or in the daemon's file.
 
         With it the fingerprint of that file where it is passed over, else nothing: a text that is
-        the file's is the file. What is equal to the present one's is that very object: of a large
-        configuration one is enough. Raises InvalidConfigError.
+        the file's is the file. Raises InvalidConfigError.
         """
-        to, passed_over = await self._read(text, source)
-        config = shared(self._ledger.present.config, to.config)
-        return replace(to, config=config), passed_over
-
-    async def _read(self, text: str | None, source: str) -> tuple[Written, str]:
-        path = self._ledger.path
+        path, before = self._ledger.path, self._ledger.present
         meanwhile = self._passage.meanwhile
         if text is None:
-            return await meanwhile(asyncio.to_thread(read, path)), ""
+            return await meanwhile(asyncio.to_thread(read, path, before)), ""
         own = await asyncio.to_thread(text_of, path)
         if text == own:
-            return await meanwhile(asyncio.to_thread(written, own, str(path))), ""
-        return await meanwhile(asyncio.to_thread(written, text, source)), called(own)
+            return await meanwhile(asyncio.to_thread(written, own, str(path), before)), ""
+        return await meanwhile(asyncio.to_thread(written, text, source, before)), called(own)
 
     def ask_names(self) -> None:
         """Ask for the names of what is in force or may be again, and forget all others."""
@@ -218,6 +211,14 @@ class Changes:
             self.last_reload = ReloadStatus(success=False, timestamp_s=time.time(), errors=messages)
         _log.error("reload refused, nothing was changed: %s", "; ".join(messages))
         self._tell(EventKind.RELOAD_REFUSED, "; ".join(messages), wish.author)
+
+    def tell_of_start(self, error: InvalidConfigError) -> None:
+        """Tell that this start went on without the daemon's file, since that has mistakes."""
+        messages = tuple(map(str, error.problems))
+        self.last_reload = ReloadStatus(success=False, timestamp_s=time.time(), errors=messages)
+        cause = f"started without {self._ledger.path}, which has mistakes: {'; '.join(messages)}"
+        _log.error("%s", cause)
+        self._tell(EventKind.RELOAD_REFUSED, cause, "")
 
     # Names.
 

@@ -42,7 +42,7 @@ class Confirmation:
         if undo is None:
             return
         if self._changes.former is None:
-            self._changes.former = written_again(undo.text, undo.source)
+            self._changes.former = written_again(undo.text, undo.source, self._ledger.present)
         self._wake_in(undo.left_s(time.time()))
 
     def _wake_in(self, seconds: float) -> None:

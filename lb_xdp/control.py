@@ -93,6 +93,10 @@ class Control:
         """Return what was asked for at run time and still holds."""
         return self.reconciler.overrides
 
+    def count_stranger(self) -> None:
+        """Take in that a request over TCP had no token that is known."""
+        self.reporter.api_strangers += 1
+
     # What changes something.
 
     async def reload(self, wish: ReloadWish) -> Outcome:

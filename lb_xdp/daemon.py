@@ -54,7 +54,7 @@ from lb_xdp.native import fastest_fill, give_memory_back, keep_no_large_blocks
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.passage import Passage
-from lb_xdp.pending import InForceFile, Opening, openings, read
+from lb_xdp.pending import InForceFile, Opening, file_and_gateway, openings
 from lb_xdp.probes.dial import Dial, Direct
 from lb_xdp.probes.prober import Prober
 from lb_xdp.probing import Probing
@@ -75,12 +75,12 @@ _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
     keep_no_large_blocks()
-    file = read(config_path)
+    file, name = file_and_gateway(config_path, STATE_DIRECTORY)
     require_privilege()
     raise_limits()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-    with locked(file.config.gateway.name):
-        in_force = InForceFile(STATE_DIRECTORY / file.config.gateway.name)
+    with locked(name):
+        in_force = InForceFile(STATE_DIRECTORY / name, config_path)
         *better, last = openings(file, in_force.load(), time.time())
         for opening in better:
             try:
@@ -133,7 +133,7 @@ class Daemon:
         self._replace = replace
         self._chronicle = Chronicle(Journal(self._directory))
         self._record = self._chronicle.record
-        self._ledger = Ledger(path, InForceFile(self._directory), opening)
+        self._ledger = Ledger(path, InForceFile(self._directory, path), opening)
         self._naming = Naming(self._directory, self._record, self._on_names)
         self._turns = Turns()
         self._supervisor = Supervisor()
@@ -311,6 +311,8 @@ class Daemon:
         _log.info("ready", extra={"gateway": gateway.name, "version": __version__})
         self._tell(EventKind.STARTED, f"version {__version__}")
         self._find()
+        if self._opening.refused is not None:
+            self._changes.tell_of_start(self._opening.refused)
         if self._opening.undone is not None:
             self._confirmation.tell_of_start(self._opening.undone)
         await self._ledger.catch_up()

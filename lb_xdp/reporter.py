@@ -89,6 +89,7 @@ class Reporter:
         self.change_notices: tuple[str, ...] = ()
         self.change: ChangeStatus | None = None
         self.trouble = ""
+        self.api_strangers = 0
         self.shares: Callable[[str, str, float], Mapping[str, Share]] = lambda *_: {}
 
     def snapshot(self) -> Snapshot:
@@ -136,6 +137,7 @@ class Reporter:
                 *orphan_notices(whole, reconciler.overrides),
             ),
             change=self.change,
+            api_strangers=self.api_strangers,
         )
 
     def _datapath_status(self) -> DatapathStatus:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from lb_xdp import disk
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.plan import Observed
@@ -62,10 +63,8 @@ class RingBook:
             str(key): (proof.source.hex(), proof.slots.hex())
             for key, proof in self._proofs(observed).items()
         }
-        new = self._path.with_suffix(".new")
         try:
-            new.write_text(json.dumps(pages), encoding="utf-8")
-            new.replace(self._path)
+            disk.replace(self._path, json.dumps(pages), lasting=False)  # it can be done without
         except OSError as error:
             _log.debug("%s cannot be written: %s", self._path, error)
 

@@ -1,9 +1,10 @@
 """What must survive the daemon, besides what the kernel holds: ``<state directory>/state.json``.
 
-Owns the file: its format, its versions, and that it is never half a file. What its contents mean is
-``core.override``'s and ``core.lingering``'s. A change is written before it takes effect, so a disk
-that is full refuses it, and nothing changes. A file that cannot be read is moved aside with a loud
-word: the gateway starts without it, which for operators is better than not to start.
+Owns the file: its format, its versions, and what is said when it cannot be written. That it is
+never half a file is ``disk``'s, what its contents mean ``core.override``'s and
+``core.lingering``'s. A change is written before it takes effect, so a disk that is full refuses it,
+and nothing changes. A file that cannot be read is moved aside with a loud word: the gateway starts
+without it, which for operators is better than not to start.
 
 Times are Unix time.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from lb_xdp import disk
 from lb_xdp.core.desired import BackendId
 from lb_xdp.core.lingering import Farewell
 from lb_xdp.core.model import BackendKey, Protocol, ServiceKey
@@ -30,8 +31,6 @@ from lb_xdp.errors import StoreError
 _log = logging.getLogger(__name__)
 
 VERSION = 1
-_FILE_MODE = 0o640
-_DIRECTORY_MODE = 0o750
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +81,9 @@ class Store:
 
 def replace_file(path: Path, text: str) -> None:
     """Replace a file as a whole, and return once it is on the disk. Raises StoreError."""
-    fresh = path.with_suffix(".new")
     try:
-        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        _write(fresh, text)
-        fresh.replace(path)
-        _sync(path.parent)
+        disk.replace(path, text, lasting=True)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
         raise StoreError(
             f"{path} cannot be written ({error.strerror}): nothing was changed. "
             "Make room there, then ask again"
@@ -100,29 +93,9 @@ def replace_file(path: Path, text: str) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file, and return once that is on the disk. Raises StoreError."""
     try:
-        path.unlink(missing_ok=True)
-        if path.parent.exists():
-            _sync(path.parent)
+        disk.remove(path)
     except OSError as error:
         raise StoreError(f"{path} cannot be removed ({error.strerror})") from error
-
-
-def _write(path: Path, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, _FILE_MODE), "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), _FILE_MODE)  # whatever the umask is
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Have the new name on the disk as well: rename(2) alone promises no such thing."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(kept: Kept) -> dict[str, Any]:

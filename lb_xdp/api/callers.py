@@ -18,6 +18,7 @@ import re
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -100,10 +101,18 @@ def _parse(text: str, path: Path) -> tuple[tuple[bytes, Caller], ...]:
 
 
 class Callers:
-    """Tells who sent a request. ``tokens`` is None where only the unix socket is served."""
+    """Tells who sent a request. ``tokens`` is None where only the unix socket is served.
 
-    def __init__(self, tokens: Tokens | None = None) -> None:
+    ``on_stranger`` gets the address of whoever has no token that is known, and what is wrong.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens | None = None,
+        on_stranger: Callable[[str, str], None] = lambda _peer, _why: None,
+    ) -> None:
         self._tokens = tokens
+        self._on_stranger = on_stranger
 
     async def of(self, request: web.Request, *, named: bool) -> Caller:
         """Return the caller, without a name where none is needed: looking it up may take a while.
@@ -117,7 +126,11 @@ class Callers:
             raw = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             # In a thread: the user's name may come from another machine (nsswitch.conf).
             return await asyncio.to_thread(_peer, _CREDENTIALS.unpack(raw)[1])
-        return await self._bearer(request)
+        try:
+            return await self._bearer(request)
+        except DeniedError as error:
+            self._on_stranger(request.remote or "unknown", str(error))
+            raise
 
     async def _bearer(self, request: web.Request) -> Caller:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -38,6 +38,10 @@ class Controller(Protocol):
         """Return events that are wanted, oldest first; if there is none, wait for one."""
         ...
 
+    def count_stranger(self) -> None:
+        """Take in that a request over TCP had no token that is known."""
+        ...
+
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""
         ...

@@ -29,9 +29,9 @@ def render() -> str:
         "|---|---|---|",
         *routes,
         "",
-        "| key | meaning |",
-        "|---|---|",
-        *dict.fromkeys(_meanings()),
+        "| key | of | meaning |",
+        "|---|---|---|",
+        *_meanings(),
         "",
     ])  # fmt: skip
 
@@ -43,9 +43,12 @@ def _keys(route: Route) -> str:
 
 def _meanings() -> Iterator[str]:
     """Yield a row for each key; one that several routes have in the same meaning, once."""
+    found: dict[tuple[str, str], list[str]] = {}
     for route in ROUTES:
         for name, field in {**route.query, **(route.body or {})}.items():
-            yield f"| `{name}` | {field.meaning} |"
+            found.setdefault((name, field.meaning), []).append(f"`{route.path}`")
+    for (name, meaning), paths in found.items():
+        yield f"| `{name}` | {', '.join(dict.fromkeys(paths))} | {meaning} |"
 
 
 def insert(page: str) -> str:

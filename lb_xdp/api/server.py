@@ -22,6 +22,7 @@ from lb_xdp.api.door import open_door
 from lb_xdp.api.listener import open_socket, remove_socket, tls
 from lb_xdp.api.route import Call, Route, read_body, read_match, read_query
 from lb_xdp.api.routes import ROUTES
+from lb_xdp.api.strangers import Strangers
 from lb_xdp.api.wire import encode, error_to_json
 from lb_xdp.core.model import ApiListener
 from lb_xdp.errors import (
@@ -103,7 +104,8 @@ async def serve(
 async def _over_tcp(remote: ApiListener, controller: Controller) -> AsyncIterator[None]:
     tokens = Tokens(Path(remote.tokens))
     tokens.load()
-    runner = _runner(make_app(controller, Callers(tokens)))
+    strangers = Strangers(controller.count_stranger)
+    runner = _runner(make_app(controller, Callers(tokens, strangers.note)))
     try:
         await runner.setup()
         servant = runner.server
@@ -113,6 +115,7 @@ async def _over_tcp(remote: ApiListener, controller: Controller) -> AsyncIterato
             yield
     finally:
         await runner.cleanup()
+        strangers.close()
 
 
 def _runner(app: web.Application) -> web.AppRunner:

@@ -18,12 +18,6 @@ from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.errors import ConfigProblem, InvalidConfigError, LbError, RequestError
 
 
-def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the snapshot as JSON values: enums as their values, tuples as lists."""
-    document: dict[str, Any] = msgspec.json.decode(encode(snapshot))
-    return document
-
-
 def encode(answer: object) -> bytes:
     """Return a dataclass or a JSON value as text in UTF-8, without a blank.
 

@@ -17,6 +17,10 @@ from lb_xdp.core.snapshot import Admin, BackendStatus, Snapshot
 from lb_xdp.errors import LbError
 
 POLL_S = 0.5
+WHY_PERHAPS = (
+    "the service does not record every flow: one that has been silent since the drain is not known "
+    "until gateway.flow_table.settle is over, 15 min unless set"
+)
 
 
 def wait_until_empty(
@@ -24,7 +28,7 @@ def wait_until_empty(
 ) -> None:
     """Return when no flow is left. Raises LbError after the timeout, or when the drain ends."""
     deadline_s = time.monotonic() + timeout_s
-    said = ""
+    said, explained = "", False
     while True:
         snapshot = client.snapshot()
         backend = _find(snapshot, path)
@@ -36,6 +40,9 @@ def wait_until_empty(
         if sentence != said:
             click.echo(sentence)
             said = sentence
+        if backend.hidden and not explained:
+            click.echo(f"{path}: {WHY_PERHAPS}")
+            explained = True
         if time.monotonic() >= deadline_s:
             raise LbError(
                 f"after {format_duration(timeout_s)} {_left(backend)} on {path}; it stays drained: "

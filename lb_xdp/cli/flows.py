@@ -54,7 +54,7 @@ def command(
 
     A flow is recorded where its service needs it (`lb-xdp service show` says why), and for a while
     where its slot has changed hands. All others follow from the ring alone: nobody has a list of
-    them. `silent` is how long ago a flow's last packet was.
+    them. `silent` is how long ago a flow's last packet was; when it began is not recorded.
 
     \b
     Example:

@@ -1,49 +1,25 @@
-"""Addresses and prefixes of a configuration: which of them can do what they are given for.
+"""Addresses and prefixes of a configuration: how they are written.
 
-Both families have the same rules. A rule says no to an address that can never work, such as a
-multicast VIP; it refuses to compare addresses with each other: ``check`` and ``modes`` do that.
+Both families have the same rules. Which addresses can be what they are given for, such as no
+multicast one for a VIP, is ``core.hosts``'s. A rule refuses to compare addresses with each other:
+``check`` and ``modes`` do that.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias, TypeVar, cast
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeVar, cast
 
 from lb_xdp.config.values import RefusedError, Rule
 from lb_xdp.config.wording import show
+from lb_xdp.core.hosts import NO_HOST, Network, Unfit, why_unfit
 from lb_xdp.core.model import ANY_PORT, IPV6, Address, BackendKey
-
-Network: TypeAlias = IPv4Network | IPv6Network
-
-_NO_HOST: tuple[tuple[Network, str], ...] = (
-    (IPv4Network("0.0.0.0/8"), "is no host's address (0.0.0.0/8)"),
-    (IPv4Network("127.0.0.0/8"), "is a loopback address, which never leaves its host"),
-    (IPv4Network("224.0.0.0/4"), "is a multicast address"),
-    (IPv4Network("255.255.255.255/32"), "is the broadcast address"),
-    (IPv6Network("::1/128"), "is a loopback address, which never leaves its host"),
-    (IPv6Network("::/32"), "is no host's address (::/32)"),
-    (IPv6Network("ff00::/8"), "is a multicast address"),
-)
-_LINK_LOCAL: tuple[tuple[Network, str], ...] = (
-    (IPv4Network("169.254.0.0/16"), "is a link-local address, which no router forwards"),
-    (IPv6Network("fe80::/10"), "is a link-local address, which no router forwards"),
-)
-_NEEDS_ZONE = ((IPv6Network("fe80::/10"), "is a link-local address: it could be on any interface"),)
-
-ROUTED: Sequence[tuple[Network, str]] = (*_NO_HOST, *_LINK_LOCAL)
-"""What an address that routers forward to cannot be, and why."""
-
-HOSTS: Sequence[tuple[Network, str]] = (*_NO_HOST, *_NEEDS_ZONE)
-"""What the address of another host cannot be."""
 
 _REMEMBERED = 32_768
 Result = TypeVar("Result")
-
-ANYWHERE: Sequence[tuple[Network, str]] = _NEEDS_ZONE
-"""What an address cannot be that may be one of this host, too."""
 
 _LOOKS_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", re.ASCII)
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -87,21 +63,21 @@ def _remembering(convert: Callable[[str], Result]) -> Callable[[object], Result]
     return read
 
 
-def address(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
+def address(allowed: str, unfit: Unfit) -> Rule:
     """Return the rule for an IPv4 or IPv6 address that lies in none of the ``unfit`` networks."""
 
     def convert(value: str) -> Address:
         found = _read_address(value, allowed)
-        for network, reason in unfit:
-            if found in network:
-                raise RefusedError(f"{found} {reason}; {allowed}")
+        reason = why_unfit(found, unfit)
+        if reason:
+            raise RefusedError(f"{found} {reason}; {allowed}")
         return found
 
     formats = [{"type": "string", "format": name} for name in ("ipv4", "ipv6")]
     return Rule("address", allowed, {"anyOf": formats}, _remembering(convert))
 
 
-def address_or_name(allowed: str, unfit: Sequence[tuple[Network, str]]) -> Rule:
+def address_or_name(allowed: str, unfit: Unfit) -> Rule:
     """Return the rule for an address, or a host name (``str``, lower case, without a last dot)."""
     plain = address(allowed, unfit)
 
@@ -140,7 +116,7 @@ def prefix(version: int, shortest: int, example: str) -> Rule:
             raise RefusedError
         if str(network.network_address) != str(ip_address(value.split("/")[0])):
             raise RefusedError(f"{show(value)} has bits beyond its length set; write {network}")
-        for unfit, reason in _NO_HOST:
+        for unfit, reason in NO_HOST:
             if unfit.version == version and network.overlaps(unfit):
                 raise RefusedError(f"{network} overlaps {unfit}, which {reason}; {allowed}")
         return network

@@ -14,10 +14,9 @@ from lb_xdp.config.addresses import default_name
 from lb_xdp.config.draft import Draft, DraftBackend, DraftPool
 from lb_xdp.config.health import find_unhealthy
 from lb_xdp.config.modes import find_misfits
-from lb_xdp.config.tree import Finding, Loc, Tree
+from lb_xdp.config.tree import Finding, Loc, Places
 from lb_xdp.config.wording import did_you_mean, quote
-from lb_xdp.core.model import BackendKey, Mode, Panic, ServiceKey
-from lb_xdp.errors import ConfigProblem
+from lb_xdp.core.model import Address, BackendKey, Mode, Panic, ServiceKey
 
 MAX_SERVICES = 1024
 MAX_SNAT_ADDRESSES = 256
@@ -26,34 +25,32 @@ MAX_SERVICE_BACKENDS = 16_000  # a backend counts once for each service that it 
 _OWN_SOURCE = "give an address of this gateway's that has no other use: replies are known by it"
 
 
-def find_problems(draft: Draft, tree: Tree) -> list[ConfigProblem]:
-    """Return what is wrong between values that are right by themselves."""
+def find_problems(draft: Draft, places: Places) -> Iterator[Finding]:
+    """Yield what is wrong between values that are right by themselves."""
     # Far too large a file is refused before the checks whose cost grows with its square.
-    findings = list(_sizes(draft)) or chain(
-        _interfaces(draft, tree),
+    yield from list(_sizes(draft)) or chain(
+        _interfaces(draft, places),
         _api(draft),
-        _names(draft, tree),
-        _service_keys(draft, tree),
+        _names(draft, places),
+        _service_keys(draft, places),
         _pool_references(draft),
-        _backends(draft, tree),
-        _vips_as_backends(draft, tree),
-        _sources(draft, tree),
+        _backends(draft, places),
+        _vips_as_backends(draft, places),
+        _sources(draft, places),
         _panic(draft),
-        find_misfits(draft, tree),
+        find_misfits(draft, places),
         find_unhealthy(draft),
     )
-    return [tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings]
 
 
-def find_warnings(draft: Draft, tree: Tree) -> list[ConfigProblem]:
-    """Return what is accepted in a draft without problems, but is probably not what was meant."""
-    findings = chain(
+def find_warnings(draft: Draft) -> Iterator[Finding]:
+    """Yield what is accepted in a draft without problems, but is probably not what was meant."""
+    return chain(
         _unused_pools(draft),
         _unused_sources(draft),
         _weightless(draft),
         _within_tunnel_sources(draft),
     )
-    return sorted(tree.problem(f.loc, f.message, on_key=f.on_key) for f in findings)
 
 
 def _sizes(draft: Draft) -> Iterator[Finding]:
@@ -73,11 +70,11 @@ def _sizes(draft: Draft) -> Iterator[Finding]:
         yield Finding(("services",), message)
 
 
-def _interfaces(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _interfaces(draft: Draft, places: Places) -> Iterator[Finding]:
     def message(name: object, line: int) -> str:
         return f"interface {quote(str(name))} stands on line {line} already; once is enough"
 
-    yield from _twice(((loc, name) for loc, name in draft.interfaces), tree, message)
+    yield from _twice(((loc, name) for loc, name in draft.interfaces), places, message)
 
 
 def _api(draft: Draft) -> Iterator[Finding]:
@@ -104,16 +101,16 @@ def _api(draft: Draft) -> Iterator[Finding]:
         yield Finding((*at, "listen"), message)
 
 
-def _names(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _names(draft: Draft, places: Places) -> Iterator[Finding]:
     for what, items in (("service", draft.services), ("pool", draft.pools)):
 
         def message(name: object, line: int, what: str = what) -> str:
             return f"the name {quote(str(name))} is taken by the {what} on line {line}"
 
-        yield from _twice((((*item.at, "name"), item.name) for item in items), tree, message)
+        yield from _twice((((*item.at, "name"), item.name) for item in items), places, message)
 
 
-def _service_keys(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _service_keys(draft: Draft, places: Places) -> Iterator[Finding]:
     def keys() -> Iterator[tuple[Loc, ServiceKey]]:
         for service in draft.services:
             if service.vip and service.port is not None and service.protocol:
@@ -123,21 +120,22 @@ def _service_keys(draft: Draft, tree: Tree) -> Iterator[Finding]:
     def message(key: object, line: int) -> str:
         return f"{key} is taken by the service on line {line}; one service for each"
 
-    yield from _twice(keys(), tree, message)
+    yield from _twice(keys(), places, message)
 
 
 def _twice(
-    items: Iterator[tuple[Loc, object]], tree: Tree, message: Callable[[object, int], str]
+    items: Iterator[tuple[Loc, object]], places: Places, message: Callable[[object, int], str]
 ) -> Iterator[Finding]:
     """Yield a finding at every value that stood before; None stands for an unreadable one."""
     first: dict[object, Loc] = {}
     for loc, value in items:
         if value is not None and first.setdefault(value, loc) != loc:
-            yield Finding(loc, message(value, tree.line(first[value])))
+            yield Finding(loc, message(value, places.line(first[value])))
 
 
 def _pool_references(draft: Draft) -> Iterator[Finding]:
     names = [pool.name for pool in draft.pools if pool.name]
+    known = set(names)
     for service in draft.services:
         if "pool" not in service.given:
             if "backends" not in service.given:
@@ -150,33 +148,33 @@ def _pool_references(draft: Draft) -> Iterator[Finding]:
             if key in service.given:
                 message = f"{what} belongs to the pool where `pool` names one; move it there"
                 yield Finding((*service.at, key), message, on_key=True)
-        if service.pool_name and draft.pools_readable and service.pool_name not in names:
+        if service.pool_name and draft.pools_readable and service.pool_name not in known:
             hint = did_you_mean(service.pool_name, names) or f" pools: {', '.join(names) or 'none'}"
             message = f"there is no pool {quote(service.pool_name)};{hint}"
             yield Finding((*service.at, "pool"), message)
 
 
-def _backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _backends(draft: Draft, places: Places) -> Iterator[Finding]:
     for pool in draft.all_pools:
-        yield from _same_key(pool, tree)
-        yield from _same_name(pool, tree)
+        yield from _same_key(pool, places)
+        yield from _same_name(pool, places)
 
 
-def _same_key(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
+def _same_key(pool: DraftPool, places: Places) -> Iterator[Finding]:
     def keys() -> Iterator[tuple[Loc, object]]:
         for backend in pool.backends:
             if backend.address and backend.port is not None:
-                yield (*backend.at, "host"), BackendKey(backend.address, backend.port)
+                yield pool.at_backend(backend, "host"), BackendKey(backend.address, backend.port)
             elif backend.host and backend.port is not None:
-                yield (*backend.at, "host"), default_name(backend.host, backend.port)
+                yield pool.at_backend(backend, "host"), default_name(backend.host, backend.port)
 
     def message(key: object, line: int) -> str:
         return f"{key} is in this pool on line {line} already; raise its weight instead"
 
-    yield from _twice(keys(), tree, message)
+    yield from _twice(keys(), places, message)
 
 
-def _same_name(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
+def _same_name(pool: DraftPool, places: Places) -> Iterator[Finding]:
     """Compare names; two default ones are equal only where the addresses are, told already."""
     first: dict[str, DraftBackend] = {}
     for backend in pool.backends:
@@ -184,21 +182,26 @@ def _same_name(pool: DraftPool, tree: Tree) -> Iterator[Finding]:
             continue
         other = first.setdefault(backend.name, backend)
         if other is not backend and (backend.named or other.named):
-            line = tree.line((*other.at, "name"))
+            line = places.line(pool.at_backend(other, "name"))
             message = f"the name {quote(backend.name)} is taken by the backend on line {line}"
-            yield Finding((*backend.at, "name"), message)
+            yield Finding(pool.at_backend(backend, "name"), message)
 
 
-def _vips_as_backends(draft: Draft, tree: Tree) -> Iterator[Finding]:
-    lines = {s.vip: tree.line((*s.at, "vip")) for s in reversed(draft.services) if s.vip}
+def _vips_as_backends(draft: Draft, places: Places) -> Iterator[Finding]:
+    vips = _vips(draft)
     for pool in draft.all_pools:
         for backend in pool.backends:
-            if backend.address in lines:
+            if backend.address in vips:
                 message = (
-                    f"{backend.address} is the VIP of line {lines[backend.address]}: "
+                    f"{backend.address} is the VIP of line {places.line(vips[backend.address])}: "
                     "traffic would come back to this gateway; give the server's own address"
                 )
-                yield Finding((*backend.at, "host"), message)
+                yield Finding(pool.at_backend(backend, "host"), message)
+
+
+def _vips(draft: Draft) -> dict[Address | None, Loc]:
+    """Return each VIP with where it stands first."""
+    return {s.vip: (*s.at, "vip") for s in reversed(draft.services) if s.vip}
 
 
 def _panic(draft: Draft) -> Iterator[Finding]:
@@ -214,7 +217,7 @@ def _panic(draft: Draft) -> Iterator[Finding]:
             yield Finding((*pool.at, "fallback"), message, on_key=True)
 
 
-def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _sources(draft: Draft, places: Places) -> Iterator[Finding]:
     """Find source addresses of fullnat that packets of another meaning could be sent to."""
 
     def message(source: object, line: int) -> str:
@@ -222,18 +225,20 @@ def _sources(draft: Draft, tree: Tree) -> Iterator[Finding]:
 
     if not draft.sources:
         return  # as with most files: the places of 10,000 backends are nobody's business then
-    yield from _twice(iter(draft.sources), tree, message)
-    vips = {s.vip: tree.line((*s.at, "vip")) for s in reversed(draft.services) if s.vip}
+    yield from _twice(iter(draft.sources), places, message)
+    vips = _vips(draft)
     backends = {
-        backend.address: tree.line((*backend.at, "host"))
+        backend.address: pool.at_backend(backend, "host")
         for pool in draft.all_pools
         for backend in pool.backends
     }
     for loc, source in draft.sources:
         if source in vips:
-            yield Finding(loc, f"{source} is the VIP of line {vips[source]}; {_OWN_SOURCE}")
+            line = places.line(vips[source])
+            yield Finding(loc, f"{source} is the VIP of line {line}; {_OWN_SOURCE}")
         elif source in backends:
-            yield Finding(loc, f"{source} is the backend of line {backends[source]}; {_OWN_SOURCE}")
+            line = places.line(backends[source])
+            yield Finding(loc, f"{source} is the backend of line {line}; {_OWN_SOURCE}")
 
 
 def _unused_pools(draft: Draft) -> Iterator[Finding]:
@@ -262,8 +267,8 @@ def _unused_sources(draft: Draft) -> Iterator[Finding]:
 def _within_tunnel_sources(draft: Draft) -> Iterator[Finding]:
     """Find tunnel backends that could be sent packets from their own address or network."""
     tunnels = (s for s in draft.services if s.mode is not None and s.mode.tunnel and s.pool)
-    backends = {b.at: b for s in tunnels if s.pool for b in s.pool.backends}
-    for backend in backends.values():
+    pools = {s.pool.at: s.pool for s in tunnels if s.pool}
+    for pool, backend in ((p, b) for p in pools.values() for b in p.backends):
         address = backend.address  # None where it is a name
         network = next((n for n in draft.tunnels if address and address in n), None)
         if network is not None:
@@ -272,4 +277,4 @@ def _within_tunnel_sources(draft: Draft) -> Iterator[Finding]:
                 "from: the server may drop them; give a prefix that has no use in gateway."
                 "tunnel_sources"
             )
-            yield Finding((*backend.at, "host"), message)
+            yield Finding(pool.at_backend(backend, "host"), message)

@@ -6,7 +6,6 @@ passed every check.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -44,9 +43,12 @@ _LONGEST_DEFAULT_TIMEOUT_S = 1.0
 
 def to_config(root: schema.Root, source: str, warnings: tuple[str, ...]) -> Config:
     """Return the configuration that the checked ``root`` stands for."""
-    pools = {pool.name: _named_pool(pool) for pool in root.pools}
-    services = tuple(_service(service, pools) for service in root.services)
-    return Config(_gateway(root.gateway), services, source, warnings)
+    pools = {pool.name: to_pool(pool) for pool in root.pools}
+    services = tuple(
+        to_service(service, pools[service.pool] if service.pool else None)
+        for service in root.services
+    )
+    return Config(to_gateway(root.gateway), services, source, warnings)
 
 
 def default_socket(gateway_name: str) -> str:
@@ -54,7 +56,8 @@ def default_socket(gateway_name: str) -> str:
     return f"/run/lb-xdp/{gateway_name}/api.sock"
 
 
-def _gateway(gateway: schema.Gateway) -> Gateway:
+def to_gateway(gateway: schema.Gateway) -> Gateway:
+    """Return the gateway."""
     return Gateway(
         name=gateway.name,
         interfaces=gateway.interfaces,
@@ -93,18 +96,15 @@ def _flow_table(table: schema.FlowTable) -> FlowTable:
     )
 
 
-def _service(service: schema.Service, pools: Mapping[str, Pool]) -> Service:
-    if service.pool is None:
-        pool = _pool(f"{INLINE_POOL}{service.name}", service)
-    else:
-        pool = pools[service.pool]
+def to_service(service: schema.Service, named: Pool | None) -> Service:
+    """Return a service; ``named`` is the pool that it names, None where it has backends itself."""
     return Service(
         name=ServiceName(service.name),
         vip=service.vip,
         port=service.port,
         protocol=service.protocol,
         mode=service.mode,
-        pool=pool,
+        pool=named or _pool(f"{INLINE_POOL}{service.name}", service),
         algorithm=service.algorithm,
         session=_session(service.session),
         no_backend=service.no_backend,
@@ -116,7 +116,8 @@ def _session(session: schema.Session) -> Session:
     return Session(session.affinity, session.timeout, session.flows)
 
 
-def _named_pool(pool: schema.Pool) -> Pool:
+def to_pool(pool: schema.Pool) -> Pool:
+    """Return a pool of the file."""
     return replace(
         _pool(pool.name, pool),
         slow_start_s=pool.slow_start,

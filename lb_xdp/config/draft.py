@@ -8,13 +8,14 @@ so). It reports nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lb_xdp.config import asking, rules
-from lb_xdp.config.addresses import Network, default_name
+from lb_xdp.config.addresses import default_name
 from lb_xdp.config.tree import Loc
 from lb_xdp.config.values import LISTEN, RefusedError, Rule
+from lb_xdp.core.hosts import Network
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
@@ -35,10 +36,11 @@ from lb_xdp.core.model import (
 class DraftBackend:
     """A backend; ``name`` is the default one, ``port`` ``ANY_PORT`` where the file gives none.
 
-    ``host`` is a host name; where it is an address, that is in ``address``.
+    ``host`` is a host name; where it is an address, that is in ``address``. ``below`` is where it
+    stands in its pool, wherever that stands.
     """
 
-    at: Loc
+    below: Loc
     named: bool
     name: str | None
     host: str | None
@@ -79,6 +81,10 @@ class DraftPool:
     panic: Panic | None
     health_given: bool
     health: DraftHealth | None
+
+    def at_backend(self, backend: DraftBackend, *key: str) -> Loc:
+        """Return where a backend of this pool stands, or a key of it."""
+        return (*self.at, *backend.below, *key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +139,22 @@ class Draft:
         yield from (s.pool for s in self.services if s.pool and s.pool.at == s.at)
 
 
+def moved(pool: DraftPool, at: Loc) -> DraftPool:
+    """Return the same pool at another place."""
+    health = pool.health and replace(pool.health, at=(*at, "health"))
+    return replace(pool, at=at, health=health)
+
+
 def draft_of(data: object) -> Draft:
     """Return what can be read of the ``data`` of a whole file."""
     root = data if isinstance(data, dict) else {}
     interfaces = _gateway_list(root, "interfaces", rules.INTERFACE)
     sources = _gateway_list(root, "snat_addresses", rules.SNAT_ADDRESS)
-    pools = tuple(_pool(at, item) for at, item in _mappings(root, (), "pools"))
+    pools = tuple(draft_of_pool(at, item) for at, item in _mappings(root, (), "pools"))
     by_name = {pool.name: pool for pool in reversed(pools) if pool.name}
-    services = tuple(_service(at, item, by_name) for at, item in _mappings(root, (), "services"))
+    services = tuple(
+        draft_of_service(at, item, by_name) for at, item in _mappings(root, (), "services")
+    )
     listed_pools = root.get("pools", [])
     readable = isinstance(listed_pools, list) and len(pools) == len(listed_pools)
     return Draft(
@@ -202,7 +216,10 @@ def _value(item: Mapping[str, object], key: str, rule: Rule, default: Any = None
         return None
 
 
-def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool]) -> DraftService:
+def draft_of_service(
+    at: Loc, item: Mapping[str, object], by_name: Mapping[str, DraftPool]
+) -> DraftService:
+    """Return what can be read of a service, and of the pool that it names or holds."""
     session = item.get("session", {})
     told = session if isinstance(session, dict) else {"affinity": None, "flows": None}
     pool_name = _value(item, "pool", rules.NAME)
@@ -222,35 +239,36 @@ def _service(at: Loc, item: dict[str, object], by_name: Mapping[str, DraftPool])
             item, "on_backend_down", rules.ON_BACKEND_DOWN, OnBackendDown.REHASH
         ),
         pool_name=pool_name,
-        pool=_pool(at, item) if inline else by_name.get(pool_name),
+        pool=draft_of_pool(at, item) if inline else by_name.get(pool_name),
     )
 
 
-def _pool(at: Loc, item: dict[str, object]) -> DraftPool:
-    backends = (_backend(place, each) for place, each in _mappings(item, at, "backends"))
+def draft_of_pool(at: Loc, item: Mapping[str, object]) -> DraftPool:
+    """Return what can be read of a pool, or of a service with backends of its own."""
+    backends = (_backend(below, each) for below, each in _mappings(item, (), "backends"))
     return DraftPool(
         at=at,
         given=tuple(item),
         name=_value(item, "name", rules.NAME),
-        backends=(*backends, *_fallback((*at, "fallback"), item.get("fallback"))),
+        backends=(*backends, *_fallback(item.get("fallback"))),
         panic=_value(item, "panic", rules.PANIC, Panic.NONE),
         health_given="health" in item,
         health=_health((*at, "health"), item.get("health")),
     )
 
 
-def _fallback(at: Loc, item: object) -> tuple[DraftBackend, ...]:
+def _fallback(item: object) -> tuple[DraftBackend, ...]:
     if not isinstance(item, dict):
         return ()
-    return (_backend(at, {**item, "weight": 0}),)
+    return (_backend(("fallback",), {**item, "weight": 0}),)
 
 
-def _backend(at: Loc, item: dict[str, object]) -> DraftBackend:
+def _backend(below: Loc, item: dict[str, object]) -> DraftBackend:
     host = _value(item, "host", rules.BACKEND_HOST)
     port = _value(item, "port", rules.PORT, ANY_PORT)
     default = default_name(host, port) if host and port is not None else None
     return DraftBackend(
-        at=at,
+        below=below,
         named="name" in item,
         name=_value(item, "name", rules.BACKEND_NAME, default),
         host=host if isinstance(host, str) else None,

@@ -1,23 +1,15 @@
 """From a file to a ``Config``, or to every problem that the file has.
 
-It owns the order of the steps: syntax, shape, comparisons, conversion. Each step is a module.
+It owns what a file is: bytes, UTF-8, not too many. What its text means is ``reread``'s part.
 """
 
 from __future__ import annotations
 
-import gc
 from codecs import BOM_UTF8
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from lb_xdp.config.check import find_problems, find_warnings
-from lb_xdp.config.convert import to_config
-from lb_xdp.config.draft import draft_of
-from lb_xdp.config.schema import known_keys
-from lb_xdp.config.shape import validate_shape
+from lb_xdp.config.reread import read_again
 from lb_xdp.config.syntax import place_of_index
-from lb_xdp.config.tree import read_tree
 from lb_xdp.core.model import Config
 from lb_xdp.errors import ConfigProblem, InvalidConfigError
 
@@ -51,34 +43,7 @@ def parse_config(text: str, source: str) -> Config:
 
     Raises InvalidConfigError with all problems, sorted by place.
     """
-    with _without_collector():
-        return _parse(text, source)
-
-
-def _parse(text: str, source: str) -> Config:
-    tree = read_tree(text, source, known_keys)
-    root, shape_problems = validate_shape(tree)
-    draft = draft_of(tree.data)
-    problems = {*tree.problems, *shape_problems, *find_problems(draft, tree)}
-    if problems or root is None:
-        raise InvalidConfigError(sorted(problems))
-    return to_config(root, source, tuple(str(warning) for warning in find_warnings(draft, tree)))
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Let Python not look for cycles meanwhile.
-
-    What is read lives until the end, and looking through a large file's hundreds of thousands of
-    objects again and again takes as long as reading it.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    return read_again(text, source).config
 
 
 def _decode(raw: bytes, source: str) -> str:

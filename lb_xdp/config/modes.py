@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from lb_xdp.config.draft import Draft, DraftBackend, DraftPool, DraftService
-from lb_xdp.config.tree import Finding, Loc, Tree
+from lb_xdp.config.tree import Finding, Loc, Places
 from lb_xdp.core.model import (
     ANY_PORT,
     Address,
@@ -33,31 +33,31 @@ _KEEPS_FAMILY = {
 }
 
 
-def find_misfits(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def find_misfits(draft: Draft, places: Places) -> Iterator[Finding]:
     """Yield what a mode, an algorithm or ``port: any`` does not allow."""
     users = defaultdict[Loc, list[DraftService]](list)
     for service in draft.services:
         if service.pool is not None:
             users[service.pool.at].append(service)
     for pool in draft.all_pools:
-        yield from _backend_ports(pool, users[pool.at], tree)
+        yield from _backend_ports(pool, users[pool.at], places)
     for service in draft.services:
-        yield from _translation(service, tree)
-        yield from _family(service, tree)
+        yield from _translation(service, places)
+        yield from _family(service, places)
         yield from _fullnat(service, draft)
-        yield from _any_port_health(service, tree)
-        yield from _way_of_probes(service, tree)
-        yield from _names_of_any_port(service, tree)
+        yield from _any_port_health(service, places)
+        yield from _way_of_probes(service, places)
+        yield from _names_of_any_port(service, places)
         yield from _unrecorded(service)
         yield from _reset(service)
-    yield from _ambiguous(draft, tree)
+    yield from _ambiguous(draft, places)
 
 
 def _pool_backends(service: DraftService) -> tuple[DraftBackend, ...]:
     return service.pool.backends if service.pool else ()
 
 
-def _backend_ports(pool: DraftPool, users: list[DraftService], tree: Tree) -> Iterator[Finding]:
+def _backend_ports(pool: DraftPool, users: list[DraftService], places: Places) -> Iterator[Finding]:
     """Find ports that are missing, and ports that ``port: any`` leaves no use for."""
     wide = next((user for user in users if user.port == ANY_PORT), None)
     narrow = next((user for user in users if user.port not in (None, ANY_PORT)), None)
@@ -65,40 +65,42 @@ def _backend_ports(pool: DraftPool, users: list[DraftService], tree: Tree) -> It
     for backend in pool.backends:
         if backend.port == ANY_PORT and (narrow or not users):
             message = f"the key `port` is missing: the server's port{own_pool}"
-            yield Finding((*backend.at, "port"), message)
+            yield Finding(pool.at_backend(backend, "port"), message)
         elif backend.port not in (None, ANY_PORT) and wide:
             message = (
-                f"the service on line {tree.line(wide.at)} has `port: any`, so packets keep the "
+                f"the service on line {places.line(wide.at)} has `port: any`, so packets keep the "
                 f"port that the client chose; leave this one out{own_pool}"
             )
-            yield Finding((*backend.at, "port"), message, on_key=True)
+            yield Finding(pool.at_backend(backend, "port"), message, on_key=True)
 
 
-def _translation(service: DraftService, tree: Tree) -> Iterator[Finding]:
-    if service.mode not in _KEEPS_PORTS or service.port in (None, ANY_PORT):
+def _translation(service: DraftService, places: Places) -> Iterator[Finding]:
+    pool = service.pool
+    if pool is None or service.mode not in _KEEPS_PORTS or service.port in (None, ANY_PORT):
         return
-    for backend in _pool_backends(service):
+    for backend in pool.backends:
         if backend.port not in (service.port, ANY_PORT, None):
             message = (
                 f"{backend.port} is not {service.port}, the port of the service on line "
-                f"{tree.line(service.at)}: {_KEEPS_PORTS[service.mode]}; use port {service.port} "
+                f"{places.line(service.at)}: {_KEEPS_PORTS[service.mode]}; use port {service.port} "
                 "here, or `mode: nat` there"
             )
-            yield Finding((*backend.at, "port"), message)
+            yield Finding(pool.at_backend(backend, "port"), message)
 
 
-def _family(service: DraftService, tree: Tree) -> Iterator[Finding]:
-    if service.mode not in _KEEPS_FAMILY or service.vip is None:
+def _family(service: DraftService, places: Places) -> Iterator[Finding]:
+    pool = service.pool
+    if pool is None or service.mode not in _KEEPS_FAMILY or service.vip is None:
         return
-    for backend in _pool_backends(service):
+    for backend in pool.backends:
         if backend.address is not None and backend.address.version != service.vip.version:
             message = (
                 f"{backend.address} is not of the family of {service.vip}, the VIP of the service "
-                f"on line {tree.line(service.at)}: {_KEEPS_FAMILY[service.mode]}; give the "
+                f"on line {places.line(service.at)}: {_KEEPS_FAMILY[service.mode]}; give the "
                 f"server's IPv{service.vip.version} address, or use `mode: ipip` or `mode: gue` "
                 "there, which carry either family in the other"
             )
-            yield Finding((*backend.at, "host"), message)
+            yield Finding(pool.at_backend(backend, "host"), message)
 
 
 def _fullnat(service: DraftService, draft: Draft) -> Iterator[Finding]:
@@ -120,7 +122,7 @@ def _fullnat(service: DraftService, draft: Draft) -> Iterator[Finding]:
         yield Finding((*service.at, "mode"), message)
 
 
-def _any_port_health(service: DraftService, tree: Tree) -> Iterator[Finding]:
+def _any_port_health(service: DraftService, places: Places) -> Iterator[Finding]:
     """Find probes that have no port to go to."""
     pool = service.pool
     if service.port != ANY_PORT or pool is None:
@@ -131,37 +133,38 @@ def _any_port_health(service: DraftService, tree: Tree) -> Iterator[Finding]:
     if health and (health.kind is None or not health.kind.needs_port or "port" in health.given):
         return
     message = (
-        f"the service on line {tree.line(service.at)} has `port: any`, so probes need a `port:` "
+        f"the service on line {places.line(service.at)} has `port: any`, so probes need a `port:` "
         "of their own; or use `health: none`"
     )
     yield Finding(health.at if health else pool.at, message)
 
 
-def _way_of_probes(service: DraftService, tree: Tree) -> Iterator[Finding]:
+def _way_of_probes(service: DraftService, places: Places) -> Iterator[Finding]:
     """Find probes through the datapath in a mode that leads to the backend's own address."""
     health = service.pool.health if service.pool else None
     if health and health.via is Via.DATAPATH and service.mode and service.mode.translates:
         message = (
             f"`datapath` does not go with `mode: {service.mode}` of the service on line "
-            f"{tree.line(service.at)}: there clients' packets arrive at the server's own address, "
-            "which `via: direct` asks already; leave this out, or give that service a pool of its "
-            "own"
+            f"{places.line(service.at)}: there clients' packets arrive at the server's own "
+            "address, which `via: direct` asks already; leave this out, or give that service a "
+            "pool of its own"
         )
         yield Finding((*health.at, "via"), message)
 
 
-def _names_of_any_port(service: DraftService, tree: Tree) -> Iterator[Finding]:
+def _names_of_any_port(service: DraftService, places: Places) -> Iterator[Finding]:
     """Find names where nobody could say beforehand whose a reply is."""
-    if service.port != ANY_PORT or service.mode is not Mode.NAT:
+    pool = service.pool
+    if pool is None or service.port != ANY_PORT or service.mode is not Mode.NAT:
         return
-    for backend in _pool_backends(service):
+    for backend in pool.backends:
         if backend.host:
             message = (
                 f"a host name does not go with `mode: nat` and `port: any` of the service on line "
-                f"{tree.line(service.at)}: replies are known by the server's address alone, and "
+                f"{places.line(service.at)}: replies are known by the server's address alone, and "
                 "another service could come to have the same; give the address"
             )
-            yield Finding((*backend.at, "host"), message)
+            yield Finding(pool.at_backend(backend, "host"), message)
 
 
 def _unrecorded(service: DraftService) -> Iterator[Finding]:
@@ -205,14 +208,17 @@ def _need_of_records(service: DraftService) -> tuple[str, str]:
     return "", ""
 
 
-def _ambiguous(draft: Draft, tree: Tree) -> Iterator[Finding]:
+def _ambiguous(draft: Draft, places: Places) -> Iterator[Finding]:
     """Find ``port: any`` in nat where a reply could belong to several VIPs or ports.
 
     A reply is known by the backend's address, port and protocol, and nothing else.
     """
+    translated = [s for s in draft.services if s.mode is Mode.NAT]
+    if all(service.port != ANY_PORT for service in translated):
+        return  # as with most files
     users = defaultdict[tuple[Address, Protocol], list[tuple[DraftService, DraftBackend]]](list)
-    for service in draft.services:
-        if service.mode is Mode.NAT and service.protocol:
+    for service in translated:
+        if service.protocol:
             for backend in _pool_backends(service):
                 if backend.address is not None:
                     users[backend.address, service.protocol].append((service, backend))
@@ -224,8 +230,9 @@ def _ambiguous(draft: Draft, tree: Tree) -> Iterator[Finding]:
                 told.add(wide.at)
                 message = (
                     f"a reply of {address} could as well belong to the service on line "
-                    f"{tree.line(rival.at)}, which has the same backend: nat knows replies by the "
-                    "backend's address and port; use another address of the server, or `mode: dsr`"
+                    f"{places.line(rival.at)}, which has the same backend: nat knows replies by "
+                    "the backend's address and port; use another address of the server, or `mode: "
+                    "dsr`"
                 )
                 yield Finding((*wide.at, "port"), message)
 

@@ -7,15 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb_xdp.config.addresses import (
-    ANYWHERE,
-    HOSTS,
-    LABEL,
-    ROUTED,
-    address,
-    address_or_name,
-    prefix,
-)
+from lb_xdp.config.addresses import LABEL, address, address_or_name, prefix
 from lb_xdp.config.values import (
     STATUS,
     RefusedError,
@@ -27,6 +19,7 @@ from lb_xdp.config.values import (
     or_word,
     text,
 )
+from lb_xdp.core.hosts import ANYWHERE, HOSTS, ROUTED
 from lb_xdp.core.model import (
     ANY_PORT,
     IPV4,

@@ -1,43 +1,19 @@
-"""YAML text as plain data, with the line and column of every key and value.
+"""The plain data of a YAML text, with the line and column of every key and value.
 
-It owns syntax: broken YAML, keys given twice, camelCase spellings, aliases without end. It refuses
-to know which keys there are and what they mean: that is ``schema``'s part.
+It owns how a place is named and found. ``build`` makes trees.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.resolver import VersionedResolver
-from ruamel.yaml.tag import Tag
+from ruamel.yaml.nodes import Node
 
-from lb_xdp.config.syntax import TOO_DEEP, syntax_problem
-from lb_xdp.config.wording import key_name, nearest, quote
-from lb_xdp.errors import ConfigProblem, InvalidConfigError
+from lb_xdp.config.wording import key_name
+from lb_xdp.errors import ConfigProblem
 
 Loc: TypeAlias = tuple[str | int, ...]
-
-MAX_NODES = 100_000  # after aliases are written out; a full configuration has about 50,000
-MAX_DEPTH = 16  # the deepest key of the schema lies at 5; stops an alias that contains itself
-
-_YAML_TAG = "tag:yaml.org,2002:"
-_PLAIN_TAGS = {
-    _YAML_TAG + kind
-    for kind in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
-}
-_BROKEN = (YAMLError, RecursionError, ValueError, ArithmeticError, LookupError)
-"""What reading may raise: ruamel lets bare Python errors through for some escapes and numbers."""
-
-_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
-_CAMEL_CASE = re.compile(r"[a-z]+(?:[A-Z][a-z0-9]*)+", re.ASCII)
 
 
 class Place(NamedTuple):
@@ -53,6 +29,12 @@ class Finding(NamedTuple):
     loc: Loc
     message: str
     on_key: bool = False
+
+
+class Places(Protocol):
+    """Who knows where a value stands. See ``Tree``."""
+
+    def line(self, loc: Loc) -> int: ...  # noqa: D102 - see Tree
 
 
 @dataclass(slots=True)
@@ -82,8 +64,12 @@ class Tree:
         """
         while loc not in self.values:
             loc = loc[:-1]
-        place = _place(self.keys.get(loc, self.values[loc]) if on_key else self.values[loc])
+        place = place_of(self.keys.get(loc, self.values[loc]) if on_key else self.values[loc])
         return ConfigProblem(self.source, place.line, place.column, self.path(loc), message)
+
+    def judged(self, finding: Finding) -> ConfigProblem:
+        """Return what was found as a problem with its place."""
+        return self.problem(finding.loc, finding.message, on_key=finding.on_key)
 
     def path(self, loc: Loc) -> str:
         """Return ``services[0].maxConnections``: keys as the file spells them."""
@@ -99,208 +85,12 @@ class Tree:
         """Return the line of the value at ``loc`` or of the nearest value that contains it."""
         while loc not in self.values:
             loc = loc[:-1]
-        return _place(self.values[loc]).line
+        return place_of(self.values[loc]).line
 
 
-def read_tree(text: str, source: str, known_keys: Callable[[Loc], Collection[str]]) -> Tree:
-    """Read ``text``; ``source`` names it in messages.
-
-    ``known_keys`` says which keys a mapping may have; it serves only to recognise misspelled ones.
-
-    Raises InvalidConfigError where it is no YAML at all. Lesser problems are left in the tree.
-    """
-    try:
-        root = _compose(text)
-    except _BROKEN as error:
-        raise InvalidConfigError([syntax_problem(error, text, source)]) from error
-    tree = Tree(source, values={(): None})
-    if root is not None:
-        tree.data = _Builder(tree, known_keys).build(root, ())
-    return tree
-
-
-def _compose(text: str) -> Node | None:
-    """Return the root node, by libyaml where it is there: it takes a tenth of the time.
-
-    What it refuses is read again in Python, whose complaints ``syntax`` knows; so is a file with a
-    directive, which could ask for the rules of YAML 1.1.
-    """
-    if not _DIRECTIVE.search(text):
-        with suppress(*_BROKEN):
-            return _root(text, pure=False)
-    return _root(text, pure=True)
-
-
-def _root(text: str, *, pure: bool) -> Node | None:
-    yaml = YAML(typ="safe", pure=pure)
-    yaml.composer.warn_double_anchors = False
-    if not pure:
-        yaml.Resolver = _QuickResolver
-    root: Node | None = yaml.compose(text)
-    return root
-
-
-class _QuickResolver(VersionedResolver):
-    """Remembers the tags of scalars: in a large file most of them come again and again."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._known: dict[tuple[object, ...], object] = {}
-
-    def resolve(self, kind: type, value: str, implicit: tuple[bool, bool]) -> object:
-        key = (kind, value, *implicit) if kind is ScalarNode else (kind,)
-        tag = self._known.get(key)
-        if tag is None:
-            tag = self._known[key] = super().resolve(kind, value, implicit)
-        return tag
-
-
-class _Builder:
-    """Walks the nodes of one file once and fills a tree."""
-
-    def __init__(self, tree: Tree, known_keys: Callable[[Loc], Collection[str]]) -> None:
-        self._tree = tree
-        self._known_keys = known_keys
-        self._nodes_left = MAX_NODES
-        self._tags: dict[int, tuple[Tag, str]] = {}
-
-    def build(self, node: Node, loc: Loc) -> object:
-        self._tree.values[loc] = node
-        self._nodes_left -= 1
-        if self._nodes_left < 0 or len(loc) > MAX_DEPTH:
-            message = TOO_DEEP if self._nodes_left >= 0 else f"more than {MAX_NODES:,} values"
-            # No path: it would be long, or go round in a circle.
-            raise InvalidConfigError([ConfigProblem(self._tree.source, *_place(node), "", message)])
-        tag = self._tag(node)
-        if tag not in _PLAIN_TAGS:
-            message = f"the tag {quote(tag)} is not allowed; leave it out"
-            self._tree.problems.append(self._tree.problem(loc, message))
-        if isinstance(node, MappingNode):
-            return self._mapping(node, loc)
-        if isinstance(node, SequenceNode):
-            return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
-        return _scalar(tag, str(node.value))
-
-    def _tag(self, node: Node) -> str:
-        """Return a node's tag; ``node.tag`` would put it together anew each time."""
-        tag = node.ctag
-        held = self._tags.get(id(tag))
-        if held is None:
-            held = self._tags[id(tag)] = (tag, str(tag))  # with the tag, so that its id stays its
-        return held[1]
-
-    def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, object]:
-        data: dict[str, object] = {}
-        known = self._known_keys(loc)
-        absent: set[str] | None = None
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if isinstance(key_node, ScalarNode) and key in known and key not in data:
-                at: Loc = (*loc, key)  # as nearly all are
-            elif (problem := self._unfit_key(key_node, loc)) is not None:
-                self._tree.problems.append(problem)
-                continue
-            else:
-                absent = _absent(known, node) if absent is None else absent
-                found = self._unusual(key_node, loc, known, data, absent)
-                if found is None:
-                    continue
-                at = found
-            self._tree.keys[at] = key_node
-            data[str(at[-1])] = self.build(value_node, at)
-        return data
-
-    def _unusual(
-        self,
-        key_node: ScalarNode,
-        loc: Loc,
-        known: Collection[str],
-        data: Collection[str],
-        absent: set[str],
-    ) -> Loc | None:
-        """Return where a key stands that is not spelled as the schema has it, or comes twice.
-
-        None if its value does not count.
-        """
-        spelling = str(key_node.value)
-        # Where any key may stand, as in HTTP headers, it stands as it is spelled.
-        key = _snake_case(spelling) if known else spelling
-        at = (*loc, key)
-        if key not in known and key not in data and (meant := nearest(key, absent)):
-            key, at = meant, (*loc, meant)
-            self._guess(key_node, spelling, at)
-            absent.discard(meant)
-        elif key in data:
-            self._tree.problems.append(self._twice(key_node, spelling, at))
-            return None
-        if spelling != key:
-            self._tree.spelling[at] = spelling
-        return at
-
-    def _guess(self, node: Node, spelling: str, at: Loc) -> None:
-        line, column = _place(node)
-        path = self._tree.path((*at[:-1], spelling))
-        message = f"unknown key; did you mean `{at[-1]}`?"
-        self._tree.problems.append(ConfigProblem(self._tree.source, line, column, path, message))
-        self._tree.guessed.add(at)
-
-    def _unfit_key(self, node: Node, loc: Loc) -> ConfigProblem | None:
-        if not isinstance(node, ScalarNode):
-            message = "a list or mapping cannot be a key; write `key: value`"
-        elif self._tag(node) == _YAML_TAG + "merge":
-            message = "merge keys (`<<`) are not allowed; refer to a whole value with `*name`"
-        else:
-            return None
-        line, column = _place(node)
-        return ConfigProblem(self._tree.source, line, column, self._tree.path(loc), message)
-
-    def _twice(self, node: Node, spelling: str, at: Loc) -> ConfigProblem:
-        first = self._tree.spelling.get(at, at[-1])
-        line, column = _place(node)
-        as_what = "" if first == spelling else f" as `{first}`"
-        at_first = _place(self._tree.keys[at]).line
-        message = f"this key is given twice; it stands{as_what} on line {at_first}"
-        path = self._tree.path((*at[:-1], spelling))
-        return ConfigProblem(self._tree.source, line, column, path, message)
-
-
-def _place(node: Node | None) -> Place:
+def place_of(node: Node | None) -> Place:
     """Return where a node stands; an empty file has none."""
     if node is None:
         return Place(1, 1)
     mark = node.start_mark
     return Place(mark.line + 1, mark.column + 1)
-
-
-def _absent(known: Collection[str], node: MappingNode) -> set[str]:
-    """Return the keys that a mapping may have and has not."""
-    spellings = (str(key.value) for key, _ in node.value if isinstance(key, ScalarNode))
-    return set(known).difference(map(_snake_case, spellings))
-
-
-@lru_cache(maxsize=1024)  # a file can name keys without end
-def _snake_case(key: str) -> str:
-    if _CAMEL_CASE.fullmatch(key) is None:
-        return key
-    return re.sub(r"[A-Z]", lambda match: f"_{match.group().lower()}", key)
-
-
-def _scalar(tag: str, text: str) -> object:
-    """Return the value of a scalar by YAML 1.2's rules; dates stay text."""
-    kind = tag.removeprefix(_YAML_TAG)
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    try:
-        if kind == "int":
-            return _integer(text.replace("_", ""))
-        if kind == "float":
-            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-    except ValueError:  # `!!int x`, or more digits than Python converts: judged as text
-        return text
-    return text
-
-
-def _integer(text: str) -> int:
-    return int(text, 0) if text.lstrip("+-")[:2] in {"0x", "0o", "0b"} else int(text)

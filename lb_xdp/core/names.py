@@ -105,17 +105,6 @@ def _judge(before: Held, answer: _Addresses, how: Resolving) -> tuple[Held, Chan
     return after, Change.NONE if before.addresses == answer else Change.TAKEN
 
 
-def is_fit(address: Address) -> bool:
-    """Say whether an address can be a backend's at all, whoever says so."""
-    return not (
-        address.is_loopback
-        or address.is_multicast
-        or address.is_unspecified
-        or (address.version == IPV6 and address.is_link_local)
-        or (address.version == IPV4 and int(address) in (0xFFFF_FFFF, 0))
-    )
-
-
 def families_of(service: Service) -> tuple[int, ...]:
     """Return the IP versions that a service's backends may have, the best one first."""
     own = service.vip.version

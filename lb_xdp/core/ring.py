@@ -90,11 +90,6 @@ class Ring:
         """Return for each slot what its owner means: ``meanings`` has a number for each key."""
         return Compact(np.array([*meanings, nobody], np.uint32), self.places)
 
-    def counts(self) -> dict[BackendKey, int]:
-        """Return how many slots each backend owns; backends with none are in it with 0."""
-        slots = np.bincount(self.places, minlength=len(self.keys)).tolist()
-        return dict(zip(self.keys, slots, strict=False))
-
 
 def _compressed(owner: Owners, many: int) -> Places:
     """Return owners in as few bytes as they take, ``EMPTY`` as one more than the last."""
@@ -197,20 +192,6 @@ def schedule(
     nth = np.arange(len(number)) - np.repeat(np.cumsum(turns) - turns, turns)
     due = (nth + (number + 0.5) / len(able)) / shares[number]
     return Ring(keys, able[number[np.argsort(due, kind="stable")[:slots]]])
-
-
-def moved(before: Ring, after: Ring) -> int:
-    """Return how many slots have another owner, compared by key.
-
-    Raises ``ValueError`` where the rings differ in size.
-    """
-    if len(before.owner) != len(after.owner):
-        raise ValueError(f"rings of {len(before.owner)} and {len(after.owner)} slots")
-    place = {key: index for index, key in enumerate(before.keys)}
-    strangers = range(len(place), len(place) + len(after.keys))
-    renamed = [place.get(key, new) for key, new in zip(after.keys, strangers, strict=True)]
-    index = np.array([*renamed, EMPTY], np.uint32)
-    return int(np.count_nonzero(before.owner != index[np.minimum(after.owner, len(after.keys))]))
 
 
 def _is_prime(number: int) -> bool:

@@ -247,7 +247,10 @@ class ChangeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole gateway at one moment. ``notices`` are sentences that an operator should read."""
+    """The whole gateway at one moment. ``notices`` are sentences that an operator should read.
+
+    ``api_strangers``: requests over TCP without a token that is known, since the daemon started.
+    """
 
     gateway: str
     version: str
@@ -263,3 +266,4 @@ class Snapshot:
     services: tuple[ServiceStatus, ...]
     notices: tuple[str, ...] = ()
     change: ChangeStatus | None = None
+    api_strangers: int = 0

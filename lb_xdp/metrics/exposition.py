@@ -308,6 +308,11 @@ def _controller(snapshot: Snapshot) -> Iterator[Metric]:
         "change waits to be confirmed.",
         value=float(snapshot.change is None),
     )
+    yield CounterMetricFamily(
+        "lb_xdp_api_strangers",
+        "Requests to the API over TCP without a token that is known.",
+        value=snapshot.api_strangers,
+    )
     yield GaugeMetricFamily(
         "lb_xdp_ready",
         "1 once the gateway forwards as its configuration asks, as /readyz says.",

@@ -21,7 +21,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final
 
 from lb_xdp.core.model import IPV6, Address
@@ -65,18 +65,22 @@ class Courier:
         An error leaves things as they were.
         """
         families = frozenset(vip.version for vip in vips)
-        if families and self._device is None:
-            self._open(await Device.open())
-        if self._device is not None:
-            await self._device.lead(families)
-        self._vips = frozenset(vips)
         if not families:
             await self.close()
+        elif self._device is None:
+            await self._open(families)
+        else:
+            await self._device.lead(families)
+        self._vips = frozenset(vips)
 
-    def _open(self, device: Device) -> None:
+    async def _open(self, families: frozenset[int]) -> None:
+        async with AsyncExitStack() as undo:
+            device = await Device.open()
+            undo.push_async_callback(device.close)
+            await device.lead(families)
+            self._wire = _open_wire()
+            undo.pop_all()
         self._device = device
-        # Protocol 0: it sends, and gets nothing.
-        self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         asyncio.get_running_loop().add_reader(device.fd, self._carry, device)
 
     async def close(self) -> None:
@@ -132,7 +136,6 @@ class Courier:
         """Put back what leads probes here, or the device itself."""
         try:
             if self._device is None:
-                self._open(await Device.open())
                 await self.serve(self._vips)
             else:
                 await self._device.lead_again()
@@ -241,6 +244,15 @@ class CourierDial:
     def explain(self, port: int, detail: str) -> str:
         """Return what a failed probe found, with where to look for the reason."""
         return self._courier.explain(self._target, port, detail)
+
+
+def _open_wire() -> socket.socket:
+    """Return a socket that sends frames. Raises HostError."""
+    try:
+        # Protocol 0: it sends, and gets nothing.
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except OSError as error:
+        raise HostError(f"no socket for probes through the datapath: {error}") from error
 
 
 def _source_towards(way: ProbeWay) -> str:

@@ -83,14 +83,28 @@ class Device:
             )
 
     async def lead(self, families: frozenset[int]) -> None:
-        """Lead marked packets of these IP versions here, and of no others. Raises HostError."""
+        """Lead marked packets of these IP versions here, and of no others.
+
+        Raises HostError; then those of the versions before are led here.
+        """
+        before = self._families
+        try:
+            await self._lead(families)
+        except HostError:
+            with suppress(HostError):
+                await self._lead(before)
+            raise
+
+    async def _lead(self, families: frozenset[int]) -> None:
         with _translated("leading probes to it"):
             async with AsyncIPRoute() as route:
                 for family in families - self._families:
                     await self._lead_family(route, family)
+                    self._families |= {family}
                 for family in self._families - families:
-                    await route.rule("del", **self._rule(family))
-        self._families = families
+                    with _allowed(errno.ENOENT):  # somebody took it away
+                        await route.rule("del", **self._rule(family))
+                    self._families -= {family}
 
     async def lead_again(self) -> None:
         """Put back what somebody took away, as systemd-networkd does with rules not its own.
@@ -98,7 +112,10 @@ class Device:
         Raises HostError.
         """
         families, self._families = self._families, frozenset()
-        await self.lead(families)
+        try:
+            await self._lead(families)
+        finally:
+            self._families = families
 
     async def _lead_family(self, route: Any, family: int) -> None:
         if family == IPV6:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support import pace
+from tests.support.clients import broken
 from tests.support.gateway import config_for
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, build_network, gateway_on
@@ -63,7 +64,7 @@ def test_a_backend_drains_and_returns_by_its_own_word(lab: Lab, tmp_path: Path) 
         agents.say("b1", "ready 50%")
         wait_for("b1", state="up", weight=50)
         assert set(scene.ask()) == {"b1", "b2", "b3"}
-    assert not [held for held in outcome if held.broken_at_s is not None]
+    assert not broken(outcome)
 
 
 def test_a_backend_that_says_down_is_down(lab: Lab, tmp_path: Path) -> None:

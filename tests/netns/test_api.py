@@ -115,6 +115,12 @@ def test_tls_and_tokens(secured: tuple[Scene, Path, Path]) -> None:
     assert curl(scene.client, *plain)[0] in {0, 400}
     tokens.write_text("")
     assert ask(WRITE, *drain)[0] == 401
+    assert scene.gateway.metric("lb_xdp_api_strangers_total") == 3
+    asked_by = f"peer={scene.sources[0]}"
+    assert f"refused a request: a token is needed: Authorization: Bearer TOKEN {asked_by}" in (
+        scene.gateway.log()
+    )
+    scene.gateway.wait_until(lambda: f"the token is not known {asked_by}" in scene.gateway.log())
 
 
 def test_commands_reach_another_host(secured: tuple[Scene, Path, Path]) -> None:

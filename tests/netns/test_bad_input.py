@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.gateway import config_for
+from tests.support.gateway import COMMAND, config_for
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, web_scene
 from tests.support.topologies import two_armed
 
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _PINS = Path("/sys/fs/bpf/lb-xdp")
 _HIDE_HEADERS = 'mount -t tmpfs none /usr/src && mount -t tmpfs none /lib/modules && exec "$@"'
 
@@ -43,7 +41,7 @@ class Attempt:
 
     def refused_as_written(self, *wrapper: str, code: int) -> str:
         """Do the same with what is in the file already."""
-        command = (*wrapper, _COMMAND, "run", "-c", str(self.path))
+        command = (*wrapper, COMMAND, "run", "-c", str(self.path))
         done = self.host.run(*command, check=False)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -137,7 +135,7 @@ def test_check_prints_a_line_for_each_of_five_mistakes(attempt: Attempt) -> None
     for edit in FIVE_MISTAKES:
         edit(attempt.config)
     YAML().dump(attempt.config, attempt.path)
-    done = attempt.host.run(_COMMAND, "check", str(attempt.path), check=False)
+    done = attempt.host.run(COMMAND, "check", str(attempt.path), check=False)
     assert done.returncode == 3
     lines = done.stderr.splitlines()
     assert len(lines) == 5, done.stderr

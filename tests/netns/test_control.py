@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import pace
+from tests.support.gateway import COMMAND, reweighted
 from tests.support.lab import Lab
 from tests.support.scenes import Line, Scene, echo_scene
 
@@ -24,21 +24,9 @@ def scene_of(lab: Lab, **service: Any) -> Scene:
     return scene
 
 
-def reweighted(config: dict[str, Any], weight: int = 500) -> dict[str, Any]:
-    """Return a configuration in which b1 has another weight."""
-    changed = copy.deepcopy(config)
-    changed["pools"][0]["backends"][0]["weight"] = weight
-    return changed
-
-
-def said(scene: Scene, *arguments: str) -> str:
-    """Return what a command prints."""
-    return scene.gateway.command(*arguments).stdout
-
-
 def planned(scene: Scene, *arguments: str) -> dict[str, Any]:
     """Return what ``lb-xdp plan -o json`` prints."""
-    plan: dict[str, Any] = json.loads(said(scene, "plan", "-o", "json", *arguments))
+    plan: dict[str, Any] = json.loads(scene.said("plan", "-o", "json", *arguments))
     return plan
 
 
@@ -76,7 +64,7 @@ def picture(scene: Scene) -> tuple[Any, ...]:
 
 def kinds(scene: Scene) -> list[str]:
     """Return the kinds of all events, the oldest first."""
-    lines = said(scene, "events", "-o", "json", "-n", "1000").splitlines()
+    lines = scene.said("events", "-o", "json", "-n", "1000").splitlines()
     return [json.loads(line)["kind"] for line in lines]
 
 
@@ -100,19 +88,19 @@ def test_a_reload_moves_what_the_plan_said(lab: Lab) -> None:
     assert (plan["generation"], plan["refused"], plan["not_up"]) == (True, None, [])
     assert 0 < web["moved_slots"] < web["slots"] == 65_537
     moved = web["moved_slots"]
-    assert said(scene, "reload") == f"2 services; {moved} slots moved\n"
+    assert scene.said("reload") == f"2 services; {moved} slots moved\n"
     assert planned(scene)["services"] == []
-    assert "nothing would change" in said(scene, "plan")
+    assert "nothing would change" in scene.said("plan")
 
 
 def test_an_override_counts_in_a_plan(lab: Lab) -> None:
     """A backend that is drained by hand has no slots, so its weight in the file moves none."""
     scene = scene_of(lab)
-    said(scene, "backend", "drain", "web/b1")
+    scene.said("backend", "drain", "web/b1")
     scene.gateway.write(reweighted(scene.config))
     (web,) = planned(scene)["services"]
     assert (web["weights"][0]["after"], web["moved_slots"]) == (500, 0)
-    assert said(scene, "reload") == "1 service; 0 slots moved\n"
+    assert scene.said("reload") == "1 service; 0 slots moved\n"
 
 
 def test_what_a_reload_would_refuse_the_plan_refuses(lab: Lab) -> None:
@@ -145,8 +133,8 @@ def test_a_new_backend_that_is_down_is_told(lab: Lab) -> None:
     scene.gateway.write(changed)
     plan = planned(scene)
     assert plan["not_up"] == ["web/b4"]
-    assert "without slots: web/b4" in said(scene, "plan")
-    assert said(scene, "reload") == f"1 service; {plan['moved_slots']} slots moved\n"
+    assert "without slots: web/b4" in scene.said("plan")
+    assert scene.said("reload") == f"1 service; {plan['moved_slots']} slots moved\n"
     assert scene.gateway.backends()["b4"]["slots"] == 0
 
 
@@ -162,7 +150,7 @@ def test_too_much_is_refused_and_nothing_changes(lab: Lab) -> None:
     assert (dry.returncode, "slots: " in dry.stdout) == (1, True)
     assert picture(scene) == before
     assert kinds(scene)[-1] == "reload_refused"
-    said(scene, "reload", "--max-moved", "60%")
+    scene.said("reload", "--max-moved", "60%")
     assert weights(scene)["b1"] == 500
 
 
@@ -172,9 +160,9 @@ def test_what_is_not_confirmed_is_undone(lab: Lab) -> None:
     before = scene.gateway.backends()
     scene.gateway.write(reweighted(scene.config))
     wait = f"{pace.lasting(4):g}s"
-    assert f"undone in {wait[:-1]} s unless confirmed" in said(scene, "reload", "--confirm", wait)
+    assert f"undone in {wait[:-1]} s unless confirmed" in scene.said("reload", "--confirm", wait)
     assert weights(scene)["b1"] == 500
-    assert "waits to be confirmed" in said(scene, "status")
+    assert "waits to be confirmed" in scene.said("status")
     other = scene.gateway.command("reload", check=False)
     assert (other.returncode, "lb-xdp confirm" in other.stderr) == (1, True)
     scene.gateway.reload()
@@ -192,7 +180,7 @@ def test_what_is_not_confirmed_is_undone(lab: Lab) -> None:
     scene.gateway.kill()
     scene.gateway.start()
     assert weights(scene)["b1"] == 100
-    said(scene, "reload")
+    scene.said("reload")
     assert (weights(scene)["b1"], scene.gateway.status()["change"]) == (500, None)
 
 
@@ -201,16 +189,16 @@ def test_a_confirmed_change_stays(lab: Lab) -> None:
     scene = scene_of(lab)
     scene.gateway.write(reweighted(scene.config))
     wait = f"{pace.lasting(2):g}s"
-    said(scene, "reload", "--confirm", wait)
-    assert "is confirmed" in said(scene, "confirm")
+    scene.said("reload", "--confirm", wait)
+    assert "is confirmed" in scene.said("confirm")
     for command in ("confirm", "rollback"):
         late = scene.gateway.command(command, check=False)
         assert (late.returncode, "no change waits" in late.stderr) == (1, True)
     time.sleep(float(wait[:-1]) + _PAUSE_S)  # the time that was given is over, and nothing happens
     assert (weights(scene)["b1"], scene.gateway.status()["change"]) == (500, None)
     scene.gateway.write(reweighted(scene.config, 700))
-    said(scene, "reload", "--confirm", "10min")
-    assert "in force again" in said(scene, "rollback")
+    scene.said("reload", "--confirm", "10min")
+    assert "in force again" in scene.said("rollback")
     assert weights(scene)["b1"] == 500
     decided = [kind for kind in kinds(scene) if kind in {"confirmed", "rolled_back"}]
     assert decided == ["confirmed", "rolled_back"]
@@ -225,7 +213,7 @@ def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, *, over: bool) -> Non
     scene.gateway.write(reweighted(scene.config))
     wait_s = pace.lasting(2 if over else 8)
     asked_s = time.monotonic()
-    said(scene, "reload", "--confirm", f"{wait_s:g}s")
+    scene.said("reload", "--confirm", f"{wait_s:g}s")
     scene.gateway.kill()
     if over:
         time.sleep(max(wait_s - (time.monotonic() - asked_s), 0) + _PAUSE_S)
@@ -236,6 +224,41 @@ def test_a_killed_daemon_undoes_what_it_promised(lab: Lab, *, over: bool) -> Non
     wait_for_weight(scene, 100, timeout_s=20)
     assert "rolled_back" in kinds(scene)
     assert line.ask() == first
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["over", "not over"])
+def test_a_file_broken_meanwhile_breaks_no_promise(lab: Lab, *, over: bool) -> None:
+    """Killed while a change waits, and the file spoilt: the start goes on without it, loudly."""
+    scene = scene_of(lab)
+    gateway = scene.gateway
+    gateway.write(reweighted(scene.config))
+    wait_s = pace.lasting(1 if over else 8)
+    scene.said("reload", "--confirm", f"{wait_s:g}s")
+    gateway.kill()
+    gateway.write("gateway: {name: [\n")
+    time.sleep(wait_s if over else 0)
+    gateway.start()
+    if not over:
+        assert weights(scene)["b1"] == 500
+        assert "waits to be confirmed" in scene.said("status")
+    wait_for_weight(scene, 100, timeout_s=20)
+    assert {"reload_refused", "rolled_back"} <= set(kinds(scene))
+    for life in ("this one", "the next"):
+        status = gateway.status()
+        assert (status["change"]["rolled_back"], status["last_reload"]["success"]) == (True, False)
+        assert str(gateway.config_path) in status["last_reload"]["errors"][0], life
+        gateway.kill()
+        gateway.start()
+    assert weights(scene)["b1"] == 100
+    assert "has mistakes" in gateway.log()
+
+    gateway.write(reweighted(scene.config, 300))
+    scene.said("reload")
+    assert (weights(scene)["b1"], gateway.status()["last_reload"]["success"]) == (300, True)
+    gateway.kill()
+    gateway.write("gateway: {name: [\n")
+    gateway.start(wait_s=0)
+    assert gateway.wait() == 3, "nothing waits and nothing was undone: refused"
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
@@ -253,7 +276,7 @@ def test_a_roll_back_that_is_impossible_is_told_and_tried_again(lab: Lab, *, kil
     gateway.take(wider)
     gateway.write(scene.config)
     wait_s = pace.lasting(2)
-    said(scene, "reload", "--confirm", f"{wait_s:g}s")
+    scene.said("reload", "--confirm", f"{wait_s:g}s")
     if killed:
         gateway.kill()
         time.sleep(wait_s)
@@ -281,7 +304,7 @@ def test_a_file_by_hand_is_in_force_until_the_daemons_own_changes(lab: Lab) -> N
     gateway.write(reweighted(scene.config))
     other.write_text(gateway.config_path.read_text())
     gateway.write(scene.config)
-    said(scene, "reload", str(other))
+    scene.said("reload", str(other))
     assert gateway.status()["config_source"] == str(other)
     gateway.kill()
     other.unlink()
@@ -307,15 +330,15 @@ def test_flows_are_those_that_there_are(lab: Lab) -> None:
     """Real connections are listed and counted by backend and client; a plan counts them too."""
     scene = scene_of(lab, algorithm="least_connections")
     lines, where = lines_to(scene, 12)
-    shown = json.loads(said(scene, "flows", "-o", "json"))
+    shown = json.loads(scene.said("flows", "-o", "json"))
     assert {one["backend"]: one["open"] for one in shown["backends"]} == where
     assert (shown["matched"], shown["not_recorded"]) == (12, [])
     assert {flow["state"] for flow in shown["flows"]} == {"open"}
     (client,) = shown["clients"]
     assert (client["client"], client["open"]) == (shown["flows"][0]["client"], 12)
-    table = said(scene, "flows", "--backend", "b1", "--limit", "1")
+    table = scene.said("flows", "--backend", "b1", "--limit", "1")
     assert f"1 of {where['b1']} flows shown; 12 records in all" in table
-    none = json.loads(said(scene, "flows", "--client", "192.0.2.0/24", "-o", "json"))
+    none = json.loads(scene.said("flows", "--client", "192.0.2.0/24", "-o", "json"))
     assert (none["matched"], none["flows"]) == (0, [])
     unknown = scene.gateway.command("flows", "--service", "wbe", check=False)
     assert (unknown.returncode, "did you mean web?" in unknown.stderr) == (1, True)
@@ -343,17 +366,16 @@ def test_flows_without_records_are_estimated(lab: Lab) -> None:
     gone = next(one for one in planned(scene)["services"] if one["change"] == "removed")
     assert (gone["flows"]["basis"], gone["flows"]["broken"]) == ("estimated", 20)
     assert "20 flows that began in the last" in gone["flows"]["how"]
-    assert "about 20 would break" in said(scene, "plan")
+    assert "about 20 would break" in scene.said("plan")
 
 
 def test_lists_and_completion_ask_the_daemon(lab: Lab) -> None:
     """Services and pools in a line each; a shell completes the names that there are."""
     scene = scene_of(lab)
-    assert "203.0.113.10:7000/tcp" in said(scene, "service", "list")
-    assert said(scene, "pool", "list").splitlines()[1].split() == ["web", "3", "3", "web"]
-    assert "web/b2" in said(scene, "pool", "show", "web")
+    assert "203.0.113.10:7000/tcp" in scene.said("service", "list")
+    assert scene.said("pool", "list").splitlines()[1].split() == ["web", "3", "3", "web"]
+    assert "web/b2" in scene.said("pool", "show", "web")
     words = f"lb-xdp --name {scene.gateway.name} backend drain web/b"
     asked = ("_LB_XDP_COMPLETE=bash_complete", "COMP_CWORD=5", f"COMP_WORDS={words}")
-    command = str(Path(sys.executable).with_name("lb-xdp"))
-    found = scene.gateway.host.run("env", *asked, command).stdout
+    found = scene.gateway.host.run("env", *asked, COMMAND).stdout
     assert found.split() == [f"plain,web/{name}" for name in ("b1", "b2", "b3")]

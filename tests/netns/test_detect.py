@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import pace
-from tests.support.clients import Held
+from tests.support.clients import broken
 from tests.support.flood import flood
 from tests.support.gateway import PATIENT_CHECK
 from tests.support.lab import Host, Lab
@@ -128,10 +128,6 @@ def test_how_long_backends_take_is_a_histogram(lab: Lab) -> None:
     assert scene.gateway.metric(f"{name}_bucket", le="+Inf") == answered
     assert 0 < scene.gateway.metric(f"{name}_sum") < answered
     assert handshakes(scene) - answered < 5  # the probes' own do not pass here
-
-
-def broken(held: list[Held]) -> list[Held]:
-    return [one for one in held if one.broken_at_s is not None]
 
 
 @pytest.mark.parametrize("mode", ["nat", "dsr", "fullnat"])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import pace
-from tests.support.clients import Failure, Held
+from tests.support.clients import Failure, broken
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, web_scene
 
@@ -31,10 +31,6 @@ def freeze(scene: Scene) -> None:
 
 def unplug(scene: Scene) -> None:
     scene.backend("b3").ip("link set eth0 down")
-
-
-def broken(held: list[Held]) -> list[Held]:
-    return [one for one in held if one.broken_at_s is not None]
 
 
 def last_s(failures: list[Failure], since_s: float) -> float:

@@ -11,13 +11,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support import pace
 from tests.support.clock import WallClock
 from tests.support.faults import Cost, full_disk, mended, read_kernel, suffered
+from tests.support.gateway import reweighted
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, web_scene
 
@@ -47,16 +47,10 @@ def assert_free(cost: Cost) -> None:
     assert not cost.broken, cost.broken[:3]
 
 
-def with_weight(config: dict[str, Any], weight: int) -> dict[str, Any]:
-    changed = copy.deepcopy(config)
-    changed["pools"][0]["backends"][0]["weight"] = weight
-    return changed
-
-
 def test_a_reload(scene: Scene, faults_table: Path | None) -> None:
     """Another weight, another structure, and back: nobody notices."""
     with suffered(scene, "reload: a weight, a service more, and back", faults_table) as cost:
-        scene.gateway.take(with_weight(scene.config, 50))
+        scene.gateway.take(reweighted(scene.config, 50))
         more = copy.deepcopy(scene.config)
         more["services"].append(more["services"][0] | {"name": "more", "port": 81})
         scene.gateway.take(more)
@@ -149,14 +143,10 @@ def test_a_disk_that_is_full(scene: Scene, faults_table: Path | None) -> None:
     with full_disk(state) as ballast:
         with suffered(scene, "disk full; a backend is removed", faults_table) as cost:
             gateway.take(less)
-            gateway.wait_until(lambda: "cannot be written" in notices(scene))
+            gateway.wait_until(lambda: "cannot be written" in scene.gateway.notices())
         assert_free(cost)
         ballast.unlink()
-        gateway.take(with_weight(less, 50))
-        gateway.wait_until(lambda: "cannot be written" not in notices(scene))
+        gateway.take(reweighted(less, 50))
+        gateway.wait_until(lambda: "cannot be written" not in scene.gateway.notices())
         assert "10.2.0.13" in (state / "state.json").read_text()
     gateway.take(scene.config)
-
-
-def notices(scene: Scene) -> str:
-    return " ".join(scene.gateway.status()["notices"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clients import broken
 from tests.support.flood import flood
 from tests.support.gateway import PATIENT_CHECK, config_for
 from tests.support.lab import Lab
@@ -52,7 +53,7 @@ def test_a_flood_leaves_no_trace_in_a_settled_service(lab: Lab, mode: str, syns:
         send_syns(scene, syns)
         time.sleep(_LOOK_S)
         assert entries(scene) == 0
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     assert {one.backend for one in held} == {"b1", "b2", "b3"}
     assert scene.ask().keys() == {"b1", "b2", "b3"}
 
@@ -70,6 +71,6 @@ def test_a_flood_while_slots_settle_breaks_nothing(lab: Lab) -> None:
             send_syns(scene, _SYNS // 4)
     every = {"b1", "b2", "b3", "b4"}
     wait_until(lambda: scene.ask().keys() == every, "there is room again", timeout_s=20)
-    assert not [one for one in held + later if one.broken_at_s is not None]
+    assert not broken(held + later)
     assert {one.backend for one in held} == {"b1", "b2", "b3"}
     assert {one.backend for one in later} == every

@@ -13,6 +13,7 @@ import pytest
 
 from lb_xdp.datapath import syscall
 from tests.support import pace, xdp_pass
+from tests.support.clients import broken
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, build_network, undisturbed, wait_until, web_scene
@@ -23,11 +24,6 @@ _ALONE_S = 10
 """How long a killed controller stays away."""
 
 
-def counters(scene: Scene) -> dict[str, tuple[int, int]]:
-    found = scene.gateway.backends()
-    return {name: (entry["packets"], entry["flows"]) for name, entry in found.items()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "arms", "alone_s"), [("nat", 2, _ALONE_S), ("dsr", 1, 1)])
 def test_a_killed_controller_is_not_missed(lab: Lab, mode: str, arms: int, alone_s: float) -> None:
@@ -35,12 +31,12 @@ def test_a_killed_controller_is_not_missed(lab: Lab, mode: str, arms: int, alone
     scene = web_scene(lab, mode, arms)
     programs = scene.program_ids()
     with undisturbed(scene):
-        before = counters(scene)
+        before = scene.counters()
         scene.gateway.kill()
         time.sleep(alone_s)
         assert scene.program_ids() == programs
         scene.gateway.start()
-    after = counters(scene)
+    after = scene.counters()
     assert len(programs) == len(scene.network.gateway_interfaces)
     assert scene.program_ids() == programs
     for name, (packets, flows) in before.items():
@@ -82,7 +78,7 @@ def test_a_restart_takes_a_changed_file(lab: Lab) -> None:
     with scene.held() as held:
         scene.gateway.start()
         scene.gateway.wait_until_up("b2", "b3")
-    assert {slots.owner(one.source) for one in held if one.broken_at_s is not None} <= {"b1"}
+    assert {slots.owner(one.source) for one in broken(held)} <= {"b1"}
     assert scene.ask().keys() == {"b2", "b3"}
 
 

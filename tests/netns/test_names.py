@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import pace
+from tests.support.clients import broken
 from tests.support.dns_server import DOMAIN, DnsServer
 from tests.support.gateway import PATIENT_CHECK, config_for, joined
 from tests.support.lab import Lab
@@ -78,10 +79,6 @@ def serving(scene: Scene, *names: str) -> None:
     assert scene.ask().keys() == set(names)
 
 
-def notices(scene: Scene) -> str:
-    return " ".join(scene.gateway.status()["notices"])
-
-
 def test_addresses_that_come_and_go_are_followed(network: Network, dns: DnsServer) -> None:
     """One more gets traffic; one less gets no new flows, and keeps those that it has.
 
@@ -96,9 +93,9 @@ def test_addresses_that_come_and_go_are_followed(network: Network, dns: DnsServe
         dns.say({"web": [_ADDRESS["b2"], _ADDRESS["b3"]]})
         serving(scene, "b2", "b3")
     assert {one.backend for one in held} == {"b1", "b2", "b3"}
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     assert scene.gateway.backends()["web@10.2.0.11"]["state"] == "drain"
-    assert notices(scene) == ""
+    assert scene.gateway.notices() == ""
     assert f"{_HOST}: resolved 10.2.0.11, 10.2.0.12 -> " in scene.gateway.log()
 
 
@@ -109,10 +106,10 @@ def test_a_great_loss_is_held_back_until_it_is_confirmed(network: Network, dns: 
     serving(scene, "b1", "b2")
     dns.say({"web": [_ADDRESS["b3"]]})
     serving(scene, "b1", "b2", "b3")
-    assert "takes away 2 of 2 addresses, more than 50%" in notices(scene)
+    assert "takes away 2 of 2 addresses, more than 50%" in scene.gateway.notices()
     scene.gateway.take(by_name(scene.config, confirm=2))
     serving(scene, "b3")
-    assert notices(scene) == ""
+    assert scene.gateway.notices() == ""
     assert scene.gateway.backends()["web"]["state"] == "up"
 
 
@@ -123,11 +120,11 @@ def test_a_name_that_is_gone_or_a_dead_server_takes_nothing_away(
     scene = scene_of(network, confirm=1)
     serving(scene, "b1", "b2")
     dns.say({})
-    wait_until(lambda: "there is no such name" in notices(scene), "it is told")
+    wait_until(lambda: "there is no such name" in scene.gateway.notices(), "it is told")
     serving(scene, "b1", "b2")
     dns.stop()
-    wait_until(lambda: "no such name" not in notices(scene), "it is told", timeout_s=20)
-    assert "the last good answer counts (2)" in notices(scene)
+    wait_until(lambda: "no such name" not in scene.gateway.notices(), "it is told", timeout_s=20)
+    assert "the last good answer counts (2)" in scene.gateway.notices()
     before = scene.gateway.status()["datapath"]["generation"]
     scene.gateway.kill()
     scene.gateway.start()
@@ -145,10 +142,12 @@ def test_a_first_start_without_an_answer_goes_on_with_what_it_has(
     dns.stop()
     scene = scene_of(network, "b3")
     serving(scene, "b3")
-    wait_until(lambda: f"from {CLIENT_ADDRESSES[0]}" in notices(scene), "it is told", timeout_s=20)
+    wait_until(
+        lambda: f"from {CLIENT_ADDRESSES[0]}" in scene.gateway.notices(), "it is told", timeout_s=20
+    )
     dns.start()
     serving(scene, "b1", "b2", "b3")
-    assert notices(scene) == ""
+    assert scene.gateway.notices() == ""
 
 
 def test_a_service_whose_only_name_has_no_answer_starts_empty(
@@ -158,7 +157,7 @@ def test_a_service_whose_only_name_has_no_answer_starts_empty(
     dns.say({})
     scene = scene_of(network)
     assert up(scene) == set()
-    assert _HOST in notices(scene)
+    assert _HOST in scene.gateway.notices()
     assert len(scene.load(count=2, timeout_s=0.2).wait().failures) == 2
     dns.say({"web": [_ADDRESS["b1"]]})
     serving(scene, "b1")
@@ -187,7 +186,7 @@ def test_answers_that_flap_break_nothing(network: Network, dns: DnsServer) -> No
         for _ in range(6):
             dns.say({"web": [_ADDRESS[name] for name in next(answers)]})
             time.sleep(pace.lasting(1.2))  # the answers' TTL is over: each is seen
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     serving(scene, "b1", "b2")
 
 
@@ -215,4 +214,4 @@ def test_a_tunnel_takes_what_the_name_has(lab: Lab) -> None:
     scene = scene_on(network, by_name(config))
     wait_until(lambda: up(scene) == {"fd00:2::11", "fd00:2::12"}, "both are up")
     assert scene.ask().keys() == {"b1", "b2"}
-    assert notices(scene) == ""
+    assert scene.gateway.notices() == ""

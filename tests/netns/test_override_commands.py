@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 from tests.support import pace
+from tests.support.gateway import COMMAND
 from tests.support.lab import Lab
 from tests.support.scenes import Line, Scene, echo_scene
 
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _BY_ROOT = "root (uid 0)"
 
 
@@ -37,11 +35,6 @@ def line_to(scene: Scene, backend: str) -> Line:
     raise AssertionError(f"no new flow goes to {backend}")
 
 
-def said(scene: Scene, *arguments: str) -> str:
-    """Return what a command prints."""
-    return scene.gateway.command(*arguments).stdout
-
-
 def test_drain_waits_for_the_last_connection(lab: Lab) -> None:
     """The command says what is left and ends when that does; too slow is exit 1, still drained."""
     scene = tracked_scene(lab)
@@ -54,7 +47,7 @@ def test_drain_waits_for_the_last_connection(lab: Lab) -> None:
     assert "it stays drained" in late.stderr
     patient = (*drain, "--timeout", f"{pace.lasting(60):g}s")
     waiting = scene.network.gateway.popen(
-        _COMMAND, "--name", gateway.name, *patient, stdout=subprocess.PIPE
+        COMMAND, "--name", gateway.name, *patient, stdout=subprocess.PIPE
     )
     assert waiting.stdout is not None
     shown = iter(waiting.stdout.readline, "")
@@ -70,31 +63,31 @@ def test_drain_waits_for_the_last_connection(lab: Lab) -> None:
 def test_an_operators_day(lab: Lab) -> None:
     """Weight, maint, cut, list, show and clear; everybody sees who asked for what, and why."""
     scene = tracked_scene(lab)
-    assert said(scene, "override", "list") == "no overrides: the file holds\n"
+    assert scene.said("override", "list") == "no overrides: the file holds\n"
     asked = ("--reason", "slow today", "--expires", "1h")
-    assert said(scene, "backend", "weight", "web/b1", "50", *asked) == "web/b1: ready, weight 50\n"
-    assert said(scene, "backend", "disable", "web/b1") == "web/b1: maint, weight 50\n"
-    assert said(scene, "backend", "disable", "--cut", "web/b2") == "web/b2: down\n"
+    assert scene.said("backend", "weight", "web/b1", "50", *asked) == "web/b1: ready, weight 50\n"
+    assert scene.said("backend", "disable", "web/b1") == "web/b1: maint, weight 50\n"
+    assert scene.said("backend", "disable", "--cut", "web/b2") == "web/b2: down\n"
     assert {scene.line().ask() for _ in range(20)} == {"b3"}
 
-    listed = json.loads(said(scene, "override", "list", "-o", "json"))
+    listed = json.loads(scene.said("override", "list", "-o", "json"))
     assert [(o["backend"], o["kind"], o["value"], o["author"]) for o in listed] == [
         ("b1", "admin", "maint", _BY_ROOT),
         ("b1", "weight", "50", _BY_ROOT),
         ("b2", "admin", "down", _BY_ROOT),
     ]
     for command in (("override", "list"), ("backend", "show", "web/b1")):
-        assert _BY_ROOT in said(scene, *command)
-    assert "slow today" in said(scene, "override", "list")
-    events = said(scene, "events", "--kind", "override_set", "-o", "json").splitlines()
+        assert _BY_ROOT in scene.said(*command)
+    assert "slow today" in scene.said("override", "list")
+    events = scene.said("events", "--kind", "override_set", "-o", "json").splitlines()
     assert [json.loads(event)["author"] for event in events] == [_BY_ROOT] * 3
-    assert said(scene, "reload") == "1 service; 0 slots moved\n"
+    assert scene.said("reload") == "1 service; 0 slots moved\n"
 
-    assert said(scene, "backend", "enable", "web/b1") == "web/b1: ready, weight 50\n"
+    assert scene.said("backend", "enable", "web/b1") == "web/b1: ready, weight 50\n"
     assert scene.gateway.backends()["b1"]["weight"] == 50
-    said(scene, "backend", "weight", "web/b1", "default")
+    scene.said("backend", "weight", "web/b1", "default")
     assert scene.gateway.backends()["b1"]["weight"] == 100
-    assert said(scene, "override", "clear", "--all") == "web/b2: down is cleared\n"
+    assert scene.said("override", "clear", "--all") == "web/b2: down is cleared\n"
     for name in ("b1", "b2"):
         line_to(scene, name)
 

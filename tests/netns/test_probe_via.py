@@ -5,14 +5,16 @@ Each test shows first that a direct probe calls the same backend up.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import sys
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
-from tests.support.gateway import HTTP_CHECK, Gateway, config_for, joined
+from lb_xdp.errors import HostError
+from lb_xdp.via import Courier
+from tests.support.gateway import COMMAND, HTTP_CHECK, Gateway, config_for, joined
 from tests.support.lab import Host, Lab
 from tests.support.scenes import Scene, build_network, gateway_on, wait_until, web_on
 from tests.support.servers import Echo, Nginx
@@ -27,7 +29,6 @@ _CASES += [pytest.param("ipip", 4, 6, id="ipip-IPv4-in-IPv6")]
 _CHECK = HTTP_CHECK | {"threshold": {"rise": 1, "fall": 2}}
 _THROUGH = _CHECK | {"via": "datapath"}
 _OURS = 50  # the preference of our rules
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 
 
 def let_answers_in(host: Host) -> None:
@@ -96,7 +97,7 @@ def test_a_backend_that_does_not_undo_tunnels_is_found_out(
     """It is up to a direct probe, and down through the datapath, with a hint."""
     scene = scene_for(lab, mode, family, family)
     interface = scene.network.backend_interface["b2"]
-    scene.backend("b2").run(_COMMAND, "decap", "detach", interface)
+    scene.backend("b2").run(COMMAND, "decap", "detach", interface)
     scene.gateway.wait_until_up("b2")
     scene.gateway.take(through(scene))
     scene.gateway.wait_until_down("b2")
@@ -211,6 +212,44 @@ def test_what_somebody_takes_away_is_put_back(lab: Lab) -> None:
     scene.gateway.wait_until_up("b1", "b2", "b3")
     assert scene.gateway.metric("lb_xdp_failovers_total") == 1
     assert len(rules(host)) == 1
+
+
+def test_what_cannot_be_served_leaves_things_as_they_were(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a device that nobody asked for, nor half of the rules; then it works all the same."""
+    host, vips = lab.host("gateway"), {n: ip_address(vip) for n, vip in VIPS.items()}
+
+    def rules_and_devices() -> tuple[list[str], int]:
+        return sorted(rule["fwmark"] for rule in rules(host)), len(devices(host))
+
+    async def serve_by_turns() -> None:
+        courier = Courier()
+        with monkeypatch.context() as narrow:
+            narrow.setattr("lb_xdp.via.device.MTU_BYTES", 1000)  # too small for IPv6
+            with pytest.raises(HostError, match="leading probes"):
+                await courier.serve(vips.values())
+        assert rules_and_devices() == ([], 0)
+        await courier.serve([vips[4]])
+        before = rules_and_devices()
+        assert (len(before[0]), before[1]) == (1, 1)
+        (device,) = devices(host)
+        host.ip(f"link set {device} mtu 1000")
+        for wanted in (vips.values(), [vips[6]]):
+            with pytest.raises(HostError):
+                await courier.serve(wanted)
+            assert rules_and_devices() == before
+        host.ip(f"link set {device} mtu 1280")
+        await courier.serve(vips.values())
+        assert len(rules(host)) == 2
+        host.ip(f"rule del pref {_OURS}")
+        await courier.serve([vips[6]])
+        assert len(rules(host)) == 1
+        await courier.serve([])
+        assert rules_and_devices() == ([], 0)
+
+    with host.inside():
+        asyncio.run(serve_by_turns())
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import pace
-from tests.support.clients import Held, ShortResult, short_connections
+from tests.support.clients import Held, ShortResult, broken, short_connections
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, Slots, web_scene
 from tests.support.topologies import CLIENT_ADDRESSES
@@ -55,7 +55,7 @@ def slots_of(scene: Scene) -> dict[str, int]:
 
 def moved(before: Slots, after: Slots, held: list[Held], results: list[ShortResult]) -> None:
     """Assert that only connections whose slot has moved broke."""
-    sources = [one.source for one in held if one.broken_at_s is not None]
+    sources = [one.source for one in broken(held)]
     sources += [failure.source for result in results for failure in result.failures]
     stayed = [source for source in sources if before.owner(source) == after.owner(source)]
     assert not stayed, f"{len(stayed)} broke without need"
@@ -66,16 +66,16 @@ def test_a_broken_file_is_refused_and_nothing_changes(lab: Lab) -> None:
     """The messages are in log, status and metrics; program, ring and traffic are as before."""
     scene = web_scene(lab)
     programs, slots = scene.program_ids(), slots_of(scene)
-    broken = changed(scene, lambda config: config["pools"][0]["backends"][0].update(weight=-1))
+    refused = changed(scene, lambda config: config["pools"][0]["backends"][0].update(weight=-1))
     with watched(scene) as (held, results):
-        reload(scene, broken, success=False)
+        reload(scene, refused, success=False)
         (message,) = scene.gateway.status()["last_reload"]["errors"]
         reload(scene, "gateway: {name: [\n", success=False)
     assert re.search(r"lb\.yaml:\d+:\d+: pools\[0\]\.backends\[0\]\.weight: .*-1", message)
     assert "weight" in scene.gateway.log()
     assert (scene.program_ids(), slots_of(scene)) == (programs, slots)
     assert not results[0].failures
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     reload(scene, scene.config)
     assert scene.program_ids() == programs
 
@@ -146,7 +146,7 @@ def test_a_new_service_does_not_disturb_the_first(lab: Lab, mode: str) -> None:
     assert not there.failures
     assert there.backends.keys() == {"b1", "b2", "b3"}
     assert not results[0].failures
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     first = {b["name"]: b["packets"] for b in scene.gateway.status()["services"][0]["backends"]}
     assert all(first[name] > entry["packets"] for name, entry in before.items())
 
@@ -167,7 +167,7 @@ def test_a_reload_that_meets_a_stranger_changes_nothing(lab: Lab) -> None:
     with watched(scene) as (held, results):
         reload(scene, changed(scene, edit), success=False)
     assert not results[0].failures
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
     assert (scene.program_ids(), slots_of(scene)) == (programs, slots)
     scene.web["b1"].stop()
     scene.gateway.wait_until_down("b1")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from lb_xdp.datapath.layout import layout
-from tests.support.gateway import Gateway, config_for
+from tests.support.gateway import Gateway, config_for, reweighted
 from tests.support.lab import Lab
 from tests.support.scenes import Scene, build_network, undisturbed, wait_until
 from tests.support.servers import Nginx
@@ -47,22 +46,16 @@ def old_scene(lab: Lab, program: Program) -> Scene:
     return Scene(network, gateway, config, web)
 
 
-def counters(scene: Scene) -> dict[str, tuple[int, int]]:
-    found = scene.gateway.backends()
-    return {name: (entry["packets"], entry["flows"]) for name, entry in found.items()}
-
-
 def test_a_layout_that_means_the_same_is_gone_on_with(lab: Lab) -> None:
     """Slots that settle, flow records and counters go on, and nobody notices; old pins go."""
     scene = old_scene(lab, old_version(lab.directory / "old"))
     with undisturbed(scene):
-        heavier = copy.deepcopy(scene.config)
-        heavier["pools"][0]["backends"][0]["weight"] = 300
-        scene.gateway.take(heavier)  # from now on flows of the moved slots live by their records
-        before, programs = counters(scene), scene.program_ids()
+        # From now on flows of the moved slots live by their records.
+        scene.gateway.take(reweighted(scene.config, 300))
+        before, programs = scene.counters(), scene.program_ids()
         scene.gateway.kill()
         scene.gateway.start()
-    after = counters(scene)
+    after = scene.counters()
     assert scene.gateway.status()["datapath"]["layout"] == _PRESENT
     assert all(after[name][0] > packets for name, (packets, _) in before.items())
     assert all(after[name][1] >= flows for name, (_, flows) in before.items())
@@ -76,7 +69,7 @@ def test_a_record_that_means_something_else_is_lost_only_when_told(lab: Lab) -> 
     old = old_version(lab.directory / "old", ("LB_FLOW_CLOSED 16", "LB_FLOW_CLOSED 32"))
     scene = old_scene(lab, old)
     with undisturbed(scene):
-        before, programs = counters(scene), scene.program_ids()
+        before, programs = scene.counters(), scene.program_ids()
         scene.gateway.terminate()
         refused = scene.gateway.command("run", "-c", str(scene.gateway.config_path), check=False)
         assert refused.returncode == 1
@@ -86,7 +79,7 @@ def test_a_record_that_means_something_else_is_lost_only_when_told(lab: Lab) -> 
         assert scene.program_ids() == programs
         assert not (_PINS / f"v{_PRESENT}").exists()
         scene.gateway.start("--replace")
-    after = counters(scene)
+    after = scene.counters()
     assert all(after[name][0] > packets for name, (packets, _) in before.items())
     assert not (_PINS / f"v{_OLD}").exists()
 
@@ -98,11 +91,11 @@ def test_back_to_the_older_version(lab: Lab) -> None:
     with undisturbed(scene):
         scene.gateway.terminate()
         scene.gateway.start()
-        before = counters(scene)
+        before = scene.counters()
         scene.gateway.kill()
         scene.gateway.start(program=old)
     assert scene.gateway.status()["datapath"]["layout"] == _OLD
-    assert all(counters(scene)[name][0] > packets for name, (packets, _) in before.items())
+    assert all(scene.counters()[name][0] > packets for name, (packets, _) in before.items())
     wait_until(lambda: not (_PINS / f"v{_PRESENT}").exists(), "the new pins are removed")
 
 

@@ -132,6 +132,11 @@ class Held:
     error: str
 
 
+def broken(held: Sequence[Held]) -> list[Held]:
+    """Return the connections that broke."""
+    return [one for one in held if one.broken_at_s is not None]
+
+
 class HeldConnections:
     """Keep-alive HTTP connections, with a request on each at an interval.
 

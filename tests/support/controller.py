@@ -86,6 +86,7 @@ class FakeController:
     loaded: str = "file"
     waits: bool = False
     wishes: list[ReloadWish] = field(default_factory=list)
+    strangers: int = 0
 
     def snapshot(self) -> Snapshot:
         self._note("snapshot")
@@ -104,6 +105,9 @@ class FakeController:
         del wait_s
         self._note("events")
         return [event for event in EVENTS if wanted.fits(event)][-wanted.newest :]
+
+    def count_stranger(self) -> None:
+        self.strangers += 1
 
     def overrides(self) -> Overrides:
         return self.held

@@ -7,14 +7,13 @@ what it does to packets.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.gateway import COMMAND
 from tests.support.topologies import VIP, VIP6, Network
 
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _PINS = Path("/sys/fs/bpf/lb-xdp-decap")
 _TRUST = ("--trust", "172.16.0.0/16", "--trust", "100::/64")
 """Where a gateway's tunnels come from unless its configuration says otherwise."""
@@ -30,7 +29,7 @@ def attach_decap(network: Network) -> None:
         interface = network.backend_interface[host.name]
         # Not by a detach when the lab closes, which would take as long as half of a test.
         network.lab.on_close.callback(shutil.rmtree, _PINS / interface, ignore_errors=True)
-        attach = (_COMMAND, "decap", "attach", interface, *_TRUST, "--vip", VIP, "--vip", VIP6)
+        attach = (COMMAND, "decap", "attach", interface, *_TRUST, "--vip", VIP, "--vip", VIP6)
         host.run("env", f"LB_XDP_COMPILE_CACHE={cache}", *attach)
 
 

@@ -6,6 +6,7 @@ fail is for the test to say.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from lb_xdp.core.ring import maglev
 from lb_xdp.core.settle import current_of
 from lb_xdp.datapath.gateway import Datapath
 from tests.support import pace
-from tests.support.clients import Failure, Held
+from tests.support.clients import Failure, Held, broken
 from tests.support.lab import Host
 from tests.support.scenes import Scene, Slots
 from tests.support.servers import PYTHON, wait_for_port
@@ -33,10 +34,6 @@ HELD: Final = 64
 _BEFORE_S = 0.3
 _AFTER_S = 0.3
 _TIMEOUT_S = 1.5
-TABLE_HEAD: Final = (
-    "| fault | requests | failed | last failed after, ms | slowest answer, ms | held | broken |",
-    "|---|---|---|---|---|---|---|",
-)
 
 
 @dataclass(slots=True)
@@ -53,7 +50,7 @@ class Cost:
     @property
     def broken(self) -> list[Held]:
         """Return the connections that broke."""
-        return [one for one in self.held if one.broken_at_s is not None]
+        return broken(self.held)
 
     @property
     def last_failed_s(self) -> float:
@@ -98,6 +95,18 @@ def suffered(scene: Scene, fault: str, table: Path | None = None) -> Iterator[Co
     if table is not None:
         with table.open("a", encoding="utf-8") as file:
             file.write(cost.row() + "\n")
+
+
+def went_down(scene: Scene, cost: Cost) -> set[str]:
+    """Return the backends that the daemon took out of service since the harm."""
+    since_timestamp_s = time.time() - (time.monotonic() - cost.harmed_at_s)
+    lines = scene.gateway.command("events", "-o", "json", "-n", "1000").stdout.splitlines()
+    events = [event for event in map(json.loads, lines) if event["kind"] == "backend_state"]
+    return {
+        event["backend"]
+        for event in events
+        if event.get("after") == "down" and event["timestamp_s"] >= since_timestamp_s
+    }
 
 
 def read_kernel(scene: Scene) -> Observed:

@@ -6,6 +6,7 @@ daemon's own code.
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import shutil
@@ -97,6 +98,13 @@ def joined(first: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
         "pools": [pool for config in every for pool in config["pools"]],
         "services": [service for config in every for service in config["services"]],
     }
+
+
+def reweighted(config: dict[str, Any], weight: int = 500) -> dict[str, Any]:
+    """Return a configuration in which the first backend has another weight."""
+    changed = copy.deepcopy(config)
+    changed["pools"][0]["backends"][0]["weight"] = weight
+    return changed
 
 
 class Gateway:
@@ -191,6 +199,10 @@ class Gateway:
         """Return what ``lb-xdp status -o json`` prints."""
         status: dict[str, Any] = json.loads(self.command("status", "-o", "json").stdout)
         return status
+
+    def notices(self) -> str:
+        """Return what ``status`` wants operators to read, in one text."""
+        return " ".join(self.status()["notices"])
 
     def backends(self) -> dict[str, dict[str, Any]]:
         """Return the backends of all services in the status, by name."""

@@ -20,10 +20,17 @@ from lb_xdp.core.flow_hash import flow_hash, ring_slot
 from lb_xdp.core.model import BackendKey, Protocol
 from lb_xdp.core.ring import RING_SLOTS, maglev
 from tests.support import pace
-from tests.support.clients import Held, HeldConnections, ShortConnections, short_connections
+from tests.support.clients import (
+    Held,
+    HeldConnections,
+    ShortConnections,
+    broken,
+    short_connections,
+)
 from tests.support.decap import attach_decap
 from tests.support.gateway import Gateway, config_for
 from tests.support.lab import Host, Lab, family_of
+from tests.support.rings import counts
 from tests.support.servers import Echo, Nginx
 from tests.support.topologies import CLIENTS, TUNNEL_MODES, VIP, Network, one_armed, two_armed
 
@@ -56,6 +63,15 @@ class Scene:
     def sources(self) -> tuple[str, ...]:
         """Return the client's addresses of the VIP's IP version."""
         return CLIENTS[family_of(self.vip)]
+
+    def said(self, *arguments: str) -> str:
+        """Return what a command prints."""
+        return self.gateway.command(*arguments).stdout
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Return packets and flows of each backend."""
+        found = self.gateway.backends()
+        return {name: (entry["packets"], entry["flows"]) for name, entry in found.items()}
 
     def backend(self, name: str) -> Host:
         """Return a backend's host."""
@@ -241,7 +257,7 @@ def undisturbed(scene: Scene) -> Iterator[None]:
         result = load.stop()
     assert not result.failures, result.failures[:3]
     assert result.answered > 200
-    assert not [one for one in held if one.broken_at_s is not None]
+    assert not broken(held)
 
 
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 10) -> None:
@@ -276,4 +292,4 @@ class Slots:
     def count(self, name: str) -> int:
         """Return how many slots a backend has."""
         key = self._ring.keys[self._names.index(name)]
-        return self._ring.counts()[key]
+        return counts(self._ring)[key]

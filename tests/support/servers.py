@@ -96,10 +96,6 @@ class Nginx:
         """Keep the process but have it answer nothing: the kernel still takes connections."""
         os.kill(self.pid, signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        """Have it answer again."""
-        os.kill(self.pid, signal.SIGCONT)
-
     @property
     def pid(self) -> int:
         """Return its process number."""

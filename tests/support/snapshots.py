@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
+from lb_xdp.api.wire import encode
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -99,6 +102,7 @@ SNAPSHOT = Snapshot(
         ),
     ),
     services=(WEB,),
+    api_strangers=5,
 )
 TROUBLED = replace(
     SNAPSHOT,
@@ -110,3 +114,9 @@ TROUBLED = replace(
     ),
     notices=("service web has no backend that is up: its packets are dropped",),
 )
+
+
+def as_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what the API answers: enums as their values, tuples as lists."""
+    document: dict[str, Any] = json.loads(encode(snapshot))
+    return document

@@ -35,13 +35,13 @@ from lb_xdp.core.model import BackendKey
 from lb_xdp.core.ring import maglev
 from lb_xdp.native import fastest_fill
 from tests.support import pace
+from tests.support.gateway import COMMAND
 from tests.support.lab import Lab
 from tests.support.topologies import Network, two_armed
 
 SERVICES, BACKENDS = 1000, 10
 _SERVERS = 250
 _NAME = "bench"
-_COMMAND = str(Path(sys.executable).with_name("lb-xdp"))
 _RING_BACKENDS = 1000
 _REST_S = 20.0  # until memory at rest is read: several looks at the flow table have passed
 
@@ -159,7 +159,7 @@ class _Bench:
             log = closing.enter_context((self._folder / "log").open("a"))
             started_s = time.perf_counter()
             daemon = self._gateway.popen(
-                *settings, _COMMAND, "run", "-c", str(self._config_path), stdout=log, stderr=log
+                *settings, COMMAND, "run", "-c", str(self._config_path), stdout=log, stderr=log
             )
             closing.callback(self._gateway.stop, daemon, signal.SIGTERM)
             while b"READY=1" not in channel.recv(4096):
@@ -198,7 +198,7 @@ class _Bench:
         )
 
     def _command(self, *arguments: str) -> None:
-        self._gateway.run(_COMMAND, "--name", _NAME, *arguments)
+        self._gateway.run(COMMAND, "--name", _NAME, *arguments)
 
     def _detach(self) -> None:
         self._command("detach")

@@ -35,7 +35,7 @@ from lb_xdp.errors import (
     LbError,
 )
 from tests.support.controller import FakeController
-from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1
+from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB1, as_json
 
 PROBLEMS = (
     ConfigProblem("lb.yaml", 3, 5, "pools[0]", "name is missing"),
@@ -279,14 +279,14 @@ def decoded_of(document: object) -> Snapshot:
 
 def test_json_keeps_the_order_and_comes_back() -> None:
     """Snapshot to JSON and back is the same value; the keys stand in the fields' order."""
-    document = wire.snapshot_to_json(SNAPSHOT)
+    document = as_json(SNAPSHOT)
     assert list(document)[:3] == ["gateway", "version", "pid"]
     assert decoded_of(document) == SNAPSHOT
 
 
 def test_neighbouring_versions_understand_each_other() -> None:
     """A key more or an optional key less is no error; a required key less is explained."""
-    document = wire.snapshot_to_json(SNAPSHOT)
+    document = as_json(SNAPSHOT)
     backend = document["services"][0]["backends"][0]
     backend["invented_later"] = 1
     del backend["probe_duration_s"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pwd
 import socket
@@ -23,6 +24,7 @@ from lb_xdp.api.connection import Remote
 from lb_xdp.api.door import CONNECTIONS_MAX
 from lb_xdp.api.listener import open_socket
 from lb_xdp.api.server import serve
+from lb_xdp.api.strangers import Strangers
 from lb_xdp.cli import main
 from lb_xdp.core.model import ApiListener, Listen
 from lb_xdp.errors import AddressInUseError, DaemonUnreachableError, HostError, LbError
@@ -121,6 +123,50 @@ async def test_the_tokens_name_is_the_author(site: Site) -> None:
     async with site.served():
         await asked(site, "PUT", "/v1/overrides/web/web1", f"Bearer {WRITE}")
     assert [held.author for held in site.controller.held] == ["token ann"]
+
+
+async def test_strangers_are_told_of_and_counted(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first at once, the others together, however many; whoever may only read is none."""
+    async with site.served():
+        for authorization in (None, "Bearer ", "Bearer x", f"Bearer {READ}", "Bearer y"):
+            await asked(site, "PUT", "/v1/overrides/web/web1", authorization)
+        (first,) = caplog.messages
+        assert "refused a request: a token is needed" in first
+    (_, last) = caplog.messages
+    assert "refused 3 requests, the last one: the token is not known peer=127.0.0.1" in last
+    assert site.controller.strangers == 4
+
+
+class Lines(logging.Handler):
+    """The log, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.queue.put_nowait(record.getMessage())
+
+
+async def test_strangers_get_a_line_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as they come; what comes in between is told when the while is over."""
+    monkeypatch.setattr("lb_xdp.api.strangers.PERIOD_S", 0.01)
+    strangers, log, lines = Strangers(lambda: None), logging.getLogger("lb_xdp.api"), Lines()
+    log.addHandler(lines)
+    try:
+        for number in range(1, 4):
+            strangers.note(f"192.0.2.{number}", "no token")
+        assert lines.queue.get_nowait().endswith("a request: no token peer=192.0.2.1")
+        async with asyncio.timeout(10):
+            assert "2 requests, the last one: no token peer=192.0.2.3" in await lines.queue.get()
+            strangers.note("192.0.2.4", "no token")
+            assert "a request: no token peer=192.0.2.4" in await lines.queue.get()
+        strangers.close()
+        assert lines.queue.empty()
+    finally:
+        log.removeHandler(lines)
 
 
 async def test_a_token_is_taken_back_at_once(site: Site) -> None:

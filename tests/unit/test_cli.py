@@ -18,14 +18,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lb_xdp import __version__
-from lb_xdp.api import wire
 from lb_xdp.api.client import socket_of
 from lb_xdp.api.server import serve
 from lb_xdp.cli import COMMANDS, main, reference
 from lb_xdp.cli.target import Target
 from lb_xdp.errors import AttachError, ConfigProblem, InvalidConfigError, LbError
 from tests.support.controller import FakeController
-from tests.support.snapshots import SNAPSHOT
+from tests.support.snapshots import SNAPSHOT, as_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,7 +220,7 @@ async def test_status_json_is_the_whole_snapshot(tmp_path: Path) -> None:
     """-o json prints what the daemon sent, with exact counters and whole names."""
     async with running(tmp_path, "gw1"):
         result = await ask(tmp_path, "status", "-o", "json")
-    assert json.loads(result.stdout) == wire.snapshot_to_json(SNAPSHOT)
+    assert json.loads(result.stdout) == as_json(SNAPSHOT)
 
 
 async def test_several_daemons_are_listed(tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from click.testing import CliRunner, Result
 
 from lb_xdp.api.client import socket_of
 from lb_xdp.api.server import serve
-from lb_xdp.api.wire import snapshot_to_json
 from lb_xdp.cli import main
+from lb_xdp.cli.draining import WHY_PERHAPS
 from lb_xdp.cli.override_table import render
 from lb_xdp.cli.target import Target
 from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.snapshot import Admin, BackendStatus, OverrideStatus, Snapshot, State
 from lb_xdp.errors import UnknownNameError
 from tests.support.controller import FakeController
-from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1
+from tests.support.snapshots import NOW_S, SNAPSHOT, WEB, WEB1, as_json
 
 ME = f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()})"
 DRAINED = replace(
@@ -164,7 +164,7 @@ async def test_backends_are_shown(gateway: Gateway) -> None:
         assert "web2" in shown
         assert "connection refused" in shown
     result = await gateway.run("backend", "show", "-o", "json")
-    sent = snapshot_to_json(gateway.controller.shown)["services"][0]["backends"]
+    sent = as_json(gateway.controller.shown)["services"][0]["backends"]
     assert json.loads(result.stdout) == [{"service": "web", **backend} for backend in sent]
 
 
@@ -203,7 +203,8 @@ async def test_drain_says_what_is_left_until_nothing_is(gateway: Gateway) -> Non
         step(DRAINED, 61),
         step(replace(DRAINED, recorded=1, connections=1), 62),
         step(replace(EMPTY, hidden=True), 63),
-        step(EMPTY, 64),
+        step(replace(DRAINED, recorded=2, connections=None, hidden=True), 64),
+        step(EMPTY, 65),
     )
     result = await gateway.run("backend", "drain", "web/web1", "--wait")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -213,6 +214,8 @@ async def test_drain_says_what_is_left_until_nothing_is(gateway: Gateway) -> Non
         "web/web1: 7 recorded flows, 12 connections left",
         "web/web1: 1 recorded flow, 1 connection left",
         "web/web1: 0 recorded flows, perhaps silent flows left",
+        f"web/web1: {WHY_PERHAPS}",
+        "web/web1: 2 recorded flows, perhaps silent flows left",
         "web/web1: no flow is left",
     ]
 

@@ -12,13 +12,12 @@ from click.testing import CliRunner, Result
 
 from lb_xdp.api.client import socket_of
 from lb_xdp.api.server import serve
-from lb_xdp.api.wire import snapshot_to_json
 from lb_xdp.cli import main
 from lb_xdp.cli.service_table import render
 from lb_xdp.cli.target import Target
 from lb_xdp.core.snapshot import Records, ServiceStatus
 from tests.support.controller import FakeController
-from tests.support.snapshots import SNAPSHOT, WEB, WEB1, WEB2
+from tests.support.snapshots import SNAPSHOT, WEB, WEB1, WEB2, as_json
 
 DNS = replace(
     WEB,
@@ -95,7 +94,7 @@ async def test_named_services_come_in_the_order_of_the_names(tmp_path: Path) -> 
 
 async def test_json_is_what_the_daemon_sent(tmp_path: Path) -> None:
     """-o json prints a list of the chosen services, backends included, as in the status."""
-    whole = snapshot_to_json(BOTH)["services"]
+    whole = as_json(BOTH)["services"]
     result = await show(tmp_path, "-o", "json")
     assert json.loads(result.stdout) == whole
     chosen = await show(tmp_path, "dns", "-o", "json")

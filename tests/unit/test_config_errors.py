@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lb_xdp.config import load_config, parse_config
+from lb_xdp.config.build import MAX_NODES
 from lb_xdp.config.reference import EXAMPLE
-from lb_xdp.config.tree import MAX_NODES
 from lb_xdp.errors import ConfigProblem, InvalidConfigError
 
 FIVE_MISTAKES = """\

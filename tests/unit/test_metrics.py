@@ -108,6 +108,7 @@ def test_values_are_the_snapshots(exposition: Exposition) -> None:
     assert value(samples, "lb_xdp_failovers_total") == 3
     assert value(samples, "lb_xdp_ring_build_seconds") == 0.0125
     assert value(samples, "lb_xdp_ready") == 1
+    assert value(samples, "lb_xdp_api_strangers_total") == 5
     labels = {"interface": "eth1", "mode": "generic", "program_id": "52", "version": "0.1.0"}
     assert value(samples, "lb_xdp_datapath_info", **labels) == 1
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb_xdp.address_book import AddressBook
-from lb_xdp.config import effective, parse_config
+from lb_xdp.config import effective, parse_config, rules
+from lb_xdp.config.values import RefusedError
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.model import Address, Config, Resolving
 from lb_xdp.core.names import (
@@ -19,7 +20,6 @@ from lb_xdp.core.names import (
     Change,
     Names,
     Question,
-    is_fit,
     questions,
     resolved,
     unanswered,
@@ -127,9 +127,6 @@ def test_addresses_that_cannot_be_a_backend_are_left_out() -> None:
     names, _ = Names().with_answer(WEB, frozenset(answer), HOW)
     backends = resolved(config(), names).services[0].pool.backends
     assert [str(b.address) for b in backends] == ["10.0.0.1", "10.0.1.1", "10.0.0.9"]
-    unfit = ("127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "255.255.255.255")
-    assert not any(map(is_fit, map(ip_address, unfit)))
-    assert is_fit(ip_address("10.0.0.1"))
 
 
 @pytest.mark.parametrize(("mode", "families"), [("nat", {4}), ("ipip", {4, 6})])
@@ -244,6 +241,26 @@ def test_too_many_and_unfit_addresses_are_cut(tmp_path: Path) -> None:
     assert "of which 64 count" in made.events[0].cause
     assert not made.book.take(WEB, [ip_address("127.0.0.1")], "10.0.0.53", HOW)
     assert "can be no backend's address" in made.events[-1].cause
+
+
+UNFIT = [
+    *("127.0.0.1", "0.0.0.0", "0.0.0.5", "224.0.0.1", "239.1.2.3", "255.255.255.255"),
+    *("::", "::1", "::5", "::ffff:10.0.0.1", "ff02::1", "fe80::1"),
+]
+
+
+@pytest.mark.parametrize("host", [*UNFIT, "10.0.0.1", "169.254.1.1", "240.0.0.1", "2001:db8::1"])
+def test_dns_says_what_the_file_may_say(host: str, tmp_path: Path) -> None:
+    """One rule says which addresses a backend can have, wherever they are from."""
+    address = ip_address(host)
+    taken = Book(tmp_path).book.take(Question("b.net", address.version), [address], "dns", HOW)
+    try:
+        rules.BACKEND_HOST.convert(host)
+    except RefusedError:
+        in_file = False
+    else:
+        in_file = True
+    assert (taken, in_file) == (host not in UNFIT,) * 2
 
 
 def test_what_is_only_tried_leaves_no_trace(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from lb_xdp.ledger import Ledger
 from lb_xdp.pending import (
     InForce,
     InForceFile,
+    Mistaken,
     Opening,
     Undo,
     Written,
     after_roll_back,
     called,
+    file_and_gateway,
     openings,
     read,
     written,
@@ -29,6 +31,7 @@ from tests.support.writings import text
 from tests.unit.test_store import no_room
 
 NOW_S = 1000.0
+LB = Path("/etc/lb-xdp/gw1.yaml")
 OLD, NEW, EDITED = text(100, 100), text(100, 300), text(100, 500)
 FILE = written(NEW, "lb.yaml")
 BEFORE = written(OLD, "lb.yaml")
@@ -92,6 +95,60 @@ def test_texts_that_are_refused_by_now_are_passed_over(caplog: pytest.LogCapture
     assert "cannot be so again" in caplog.text
 
 
+def mistaken() -> Mistaken:
+    """Return the daemon's file as somebody has broken it."""
+    with pytest.raises(InvalidConfigError) as caught:
+        written("gateway: 1\n", "lb.yaml")
+    return Mistaken("gateway: 1\n", caught.value)
+
+
+def test_a_file_with_mistakes_does_not_break_a_promise() -> None:
+    """What waits goes on, or is undone when its time is over, and stays undone."""
+    file = mistaken()
+    assert openings(file, waiting(), NOW_S) == [Opening(FILE, waiting(), refused=file.error)]
+    back, again = openings(file, waiting(), NOW_S + 60)
+    assert (back.written, back.undone, back.refused) == (BEFORE, FILE, file.error)
+    assert again == Opening(FILE, waiting(), refused=file.error)
+    undone = after_roll_back(BEFORE, NEW, NOW_S)
+    assert openings(file, undone, NOW_S) == [Opening(BEFORE, undone, refused=file.error)]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        None,
+        InForce(NEW, "/tmp/new.yaml", "ann", NOW_S, called(OLD)),
+        InForce("gateway: 2\n", "lb.yaml", "", NOW_S, called(OLD), rolled_back=True),
+    ],
+    ids=["nothing", "by hand", "mistakes there as well"],
+)
+def test_a_file_with_mistakes_is_refused_otherwise(held: InForce | None) -> None:
+    """Nothing was promised, or what was cannot be kept."""
+    file = mistaken()
+    with pytest.raises(InvalidConfigError) as caught:
+        openings(file, held, NOW_S)
+    assert caught.value is file.error
+
+
+def test_what_is_kept_is_found_by_the_daemons_file(tmp_path: Path) -> None:
+    """A file with mistakes may not say the gateway's name; of two gateways none is guessed."""
+    path, root = tmp_path / "lb.yaml", tmp_path / "state"
+    path.write_text("gateway: 1\n")
+    with pytest.raises(InvalidConfigError):
+        file_and_gateway(path, root)
+    InForceFile(root / "gw7", path).save(waiting())
+    InForceFile(root / "gw2", path.with_name("gw2.yaml")).save(waiting())
+    (root / "gw3").mkdir()
+    (root / "gw3" / "in-force.json").write_text("[]")
+    file, name = file_and_gateway(path, root)
+    assert (isinstance(file, Mistaken), file.text, name) == (True, "gateway: 1\n", "gw7")
+    InForceFile(root / "gw4", path).save(waiting())
+    with pytest.raises(InvalidConfigError):
+        file_and_gateway(path, root)
+    path.write_text(NEW)
+    assert file_and_gateway(path, root)[1] == "gw1"
+
+
 @given(st.floats(-1e6, 1e6))
 def test_a_clock_that_is_set_gives_no_more_time(step_s: float) -> None:
     """What is left is never more than was given, and nothing after the end."""
@@ -102,7 +159,7 @@ def test_a_clock_that_is_set_gives_no_more_time(step_s: float) -> None:
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     """With and without a way back; and nothing is left of what is not wanted any more."""
-    file = InForceFile(tmp_path / "gw1")
+    file = InForceFile(tmp_path / "gw1", LB)
     assert file.load() is None
     for held in (waiting(), after_roll_back(BEFORE, NEW, NOW_S)):
         file.save(held)
@@ -117,7 +174,7 @@ def test_what_cannot_be_understood_is_told(
 ) -> None:
     """The start goes on with the file; never with half of a promise."""
     (tmp_path / "in-force.json").write_text(content)
-    assert InForceFile(tmp_path).load() is None
+    assert InForceFile(tmp_path, LB).load() is None
     assert "the daemon's file counts" in caplog.text
 
 
@@ -131,7 +188,7 @@ async def test_a_full_disk_refuses_what_is_promised_and_is_told_of_the_rest(tmp_
     """What must be known after a crash is on disk first; what is in force is so without a disk."""
     path = tmp_path / "lb.yaml"
     path.write_text(NEW)
-    ledger = Ledger(path, InForceFile(tmp_path), Opening(read(path)))
+    ledger = Ledger(path, InForceFile(tmp_path, LB), Opening(read(path)))
     with no_room():
         with pytest.raises(StoreError, match="nothing was changed"):
             await ledger.promise(waiting())
@@ -140,14 +197,14 @@ async def test_a_full_disk_refuses_what_is_promised_and_is_told_of_the_rest(tmp_
     assert "a restart may go on with another" in ledger.notices()[-1]
     await ledger.catch_up()
     assert ledger.trouble == ""
-    assert InForceFile(tmp_path).load() == ledger.held
+    assert InForceFile(tmp_path, LB).load() == ledger.held
 
 
 async def test_status_says_what_is_not_the_files(tmp_path: Path) -> None:
     """What waits has a time, what was given by hand or undone a sentence."""
     path = tmp_path / "lb.yaml"
     path.write_text(NEW)
-    ledger = Ledger(path, InForceFile(tmp_path), Opening(read(path)))
+    ledger = Ledger(path, InForceFile(tmp_path, LB), Opening(read(path)))
     assert (ledger.status(), ledger.notices()) == (None, ())
     await ledger.enter(FILE, waiting())
     status = ledger.status()
@@ -162,6 +219,6 @@ async def test_status_says_what_is_not_the_files(tmp_path: Path) -> None:
 
 def test_the_file_is_whole_or_not_there(tmp_path: Path) -> None:
     """It is JSON that somebody can read, with a version."""
-    asyncio.run(asyncio.to_thread(InForceFile(tmp_path).save, waiting()))
+    asyncio.run(asyncio.to_thread(InForceFile(tmp_path, LB).save, waiting()))
     found = json.loads((tmp_path / "in-force.json").read_text())
     assert (found["version"], found["undo"]["until_timestamp_s"]) == (1, NOW_S + 60)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import COMMAND
 from tests.support.lab import Host, Lab
 from tests.support.servers import Nginx
 from tests.vm.machine import Card, Machine, cpus
@@ -120,7 +120,7 @@ def _backend(lab: Lab, wires: Host, name: str, address: str) -> Nginx:
     backend.sysctl(**{f"conf__{interface}__rp_filter": 0})
     backend.address("lo", f"{DSR_VIP}/32", f"{IPIP_VIP}/32")
     backend.run(
-        *(str(Path(sys.executable).with_name("lb-xdp")), "decap", "attach", interface),
+        *(COMMAND, "decap", "attach", interface),
         *("--hook", "tc"),  # beside the lab's XDP_PASS
         *("--trust", "172.16.0.0/16", "--vip", IPIP_VIP),
     )

@@ -17,7 +17,6 @@ from lb_xdp.core.model import IPV4, IPV6, Address
 from lb_xdp.core.reference.packet import (
     DONT_FRAGMENT,
     IPV4_BYTES,
-    IPV6_BYTES,
     TCP,
     UDP,
     UDP_BYTES,
@@ -55,12 +54,6 @@ class Tunnel:
     source: IPv4Network | IPv6Network
     destination: Address
     gue_port: int | None
-
-    @property
-    def overhead_bytes(self) -> int:
-        """Return what the packet grows by."""
-        ip = IPV4_BYTES if self.destination.version == IPV4 else IPV6_BYTES
-        return ip + (UDP_BYTES if self.gue_port is not None else 0)
 
 
 def with_macs(frame: bytes | bytearray, destination: bytes, source: bytes) -> bytes:
