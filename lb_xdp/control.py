@@ -57,14 +57,14 @@ class Control:
 
     # What shows something.
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Return the gateway as it is now."""
         reporter, ledger = self.reporter, self.ledger
         reporter.name_notices = self.naming.notices(ledger.present.config)
         reporter.change, reporter.last_reload = ledger.status(), self.changes.last_reload
         trouble = filter(None, [self.confirmation.trouble])
         reporter.change_notices = (*trouble, *ledger.notices())
-        return self.chronicle.completed(self.reporter.snapshot())
+        return self.chronicle.completed(await self.reporter.snapshot())
 
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         """Return events that are wanted."""
@@ -88,6 +88,10 @@ class Control:
             service.name: [backend.name for backend in service.pool.backends]
             for service in self.reconciler.whole.services
         }
+
+    def pool_names(self) -> Sequence[str]:
+        """Return the names of all pools in use, in the order of the services."""
+        return list(dict.fromkeys(service.pool.name for service in self.reconciler.whole.services))
 
     def overrides(self) -> Overrides:
         """Return what was asked for at run time and still holds."""

@@ -24,7 +24,6 @@ from lb_xdp.control import Control
 from lb_xdp.core.event import Event, EventKind
 from lb_xdp.core.model import Config
 from lb_xdp.core.rings import Rings
-from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.core.targets import TargetId, addresses
 from lb_xdp.cycles import Cycles
 from lb_xdp.datapath.bpffs import find_bpffs, pinned_gateways
@@ -138,7 +137,7 @@ class Daemon:
         self._turns = Turns()
         self._supervisor = Supervisor()
         self._courier = Courier()
-        self._exposition = Exposition(self._snapshot)
+        self._exposition = Exposition()
 
     # The life of the daemon.
 
@@ -254,9 +253,6 @@ class Daemon:
             remove=self._datapath.remove,
         )
 
-    def _snapshot(self) -> Snapshot:
-        return self._control.snapshot()
-
     def _look(self) -> None:
         """Take in what netlink knows by now."""
         topology = self._follower.topology
@@ -276,7 +272,7 @@ class Daemon:
         try:
             if gateway.metrics_listen is not None:
                 await stack.enter_async_context(
-                    serve_metrics(gateway.metrics_listen, self._exposition)
+                    serve_metrics(gateway.metrics_listen, self._exposition, self._control.snapshot)
                 )
             path, group, remote = gateway.api_socket, gateway.api_group, gateway.api_listener
             await stack.enter_async_context(

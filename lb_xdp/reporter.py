@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lb_xdp import __version__
 from lb_xdp.core.desired import BackendId
+from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.picture import Figures
 from lb_xdp.core.report import (
     Count,
@@ -30,8 +33,13 @@ from lb_xdp.core.snapshot import (
     Share,
     Snapshot,
 )
-from lb_xdp.core.tally import Tallies
+from lb_xdp.core.tally import Tallies, Tally
 from lb_xdp.reconciler import Reconciler
+
+Item = TypeVar("Item")
+
+_BREATH_S = 0.003
+"""For so long at a time the event loop may be busy with words."""
 
 
 class CountersPort(Protocol):
@@ -92,27 +100,48 @@ class Reporter:
         self.api_strangers = 0
         self.shares: Callable[[str, str, float], Mapping[str, Share]] = lambda *_: {}
 
-    def snapshot(self) -> Snapshot:
-        """Return the gateway as it is now. Raises DatapathError once it is detached."""
+    async def snapshot(self) -> Snapshot:
+        """Return the gateway as it is now. Raises DatapathError once it is detached.
+
+        All is looked at in one moment. To count slots before it and to put it into words after it
+        takes a while, and probes that end meanwhile do not wait for it.
+        """
         reconciler = self._reconciler
-        config, now_s = reconciler.config, time.time()
-        counts = self._datapath.backend_counts(reconciler.observed.indices)
-        watched = self._datapath.watch_counts(reconciler.observed.indices)
-        standings = reconciler.standings()
+        async for _ in unhurried(self._tallies.ahead(reconciler.observed.rings)):
+            pass
+        now_s, whole, standings = time.time(), reconciler.whole, reconciler.standings()
         tallies = self._tallies.of(reconciler.observed.rings)
-        figures = Figures(counts, self._collector.flows, watched, tallies)
-        views = reconciler.picture(now_s).views(standings, figures)
-        whole, panics = reconciler.whole, standings.panics
-        slots = {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()}
-        services = service_statuses(
+        views = reconciler.picture(now_s).views(standings, self._figures(tallies))
+        snapshot = self._without_services(now_s)
+        orphans = orphan_notices(whole, reconciler.overrides)
+        statuses = service_statuses(
             whole,
             reconciler.topology,
             views,
-            slots,
-            panics,
+            {key: (tally.unsettled, tally.marked) for key, tally in tallies.items()},
+            standings.panics,
             shares=lambda service, backend: self.shares(service, backend, now_s),
         )
-        trouble = (self.trouble,) if self.trouble else ()
+        services = tuple([status async for status in unhurried(statuses)])
+        return replace(
+            snapshot,
+            services=services,
+            notices=(
+                *panic_notices(whole, standings.panics),
+                *snapshot.notices,
+                *empty_services(services),
+                *orphans,
+            ),
+        )
+
+    def _figures(self, tallies: Mapping[ServiceKey, Tally]) -> Figures:
+        indices = self._reconciler.observed.indices
+        counts = self._datapath.backend_counts(indices)
+        return Figures(counts, self._collector.flows, self._datapath.watch_counts(indices), tallies)
+
+    def _without_services(self, now_s: float) -> Snapshot:
+        """Return all but the services, and what there is to say of them."""
+        reconciler, config = self._reconciler, self._reconciler.config
         return Snapshot(
             gateway=config.gateway.name,
             version=__version__,
@@ -120,21 +149,17 @@ class Reporter:
             started_timestamp_s=self._started_timestamp_s,
             timestamp_s=now_s,
             config_source=config.source,
-            ready=reconciler.ready and not trouble,
+            ready=reconciler.ready and not self.trouble,
             last_reload=self.last_reload,
             failovers=reconciler.vitals.failovers,
             ring_build_s=reconciler.ring_build_s,
             datapath=self._datapath_status(),
-            services=services,
+            services=(),
             notices=(
-                *panic_notices(whole, panics),
-                *trouble,
-                *filter(None, [self._layers.notice]),
+                *filter(None, [self.trouble, self._layers.notice]),
                 *self.host_notices,
                 *self.change_notices,
                 *self.name_notices,
-                *empty_services(services),
-                *orphan_notices(whole, reconciler.overrides),
             ),
             change=self.change,
             api_strangers=self.api_strangers,
@@ -163,3 +188,13 @@ class Reporter:
             rehashed=rehashed,
             looked_timestamp_s=self._collector.looked_timestamp_s,
         )
+
+
+async def unhurried(items: Iterable[Item], breath_s: float = _BREATH_S) -> AsyncIterator[Item]:
+    """Yield items that take a while to make; whoever waits for the event loop goes first."""
+    until_s = time.perf_counter() + breath_s
+    for item in items:
+        yield item
+        if time.perf_counter() >= until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + breath_s

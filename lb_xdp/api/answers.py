@@ -46,9 +46,10 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class ServiceNames:
-    """The names of the backends by service, those that linger included."""
+    """The names of the backends by service, those that linger included, and of pools in use."""
 
     services: Mapping[str, tuple[str, ...]]
+    pools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,15 @@ import select
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
 from lb_xdp.api.connection import Place, SocketFile
-from lb_xdp.api.wire import decode_snapshot, error_from_json, indented
-from lb_xdp.core.snapshot import Snapshot
+from lb_xdp.api.received import decode_snapshot, error_from_json, indented
 from lb_xdp.errors import DaemonUnreachableError, LbError
+
+if TYPE_CHECKING:
+    from lb_xdp.core.snapshot import Snapshot
 
 SOCKET_NAME = "api.sock"
 PING_TIMEOUT_S = 2.0
@@ -43,7 +45,7 @@ class Client:
         """Return the daemon's ``pid`` and ``version``."""
         return self._request("GET", "/v1/ping", PING_TIMEOUT_S)
 
-    def status(self) -> str:
+    def status(self) -> bytes:
         """Return the snapshot as the daemon sent it: JSON, with a line for each value."""
         return indented(self._ask("GET", "/v1/status", STATUS_TIMEOUT_S))
 
@@ -87,6 +89,10 @@ class Client:
     def names(self) -> dict[str, list[str]]:
         """Return the backends' names by service; quick or not at all."""
         return dict(_part(self._request("GET", "/v1/names", PING_TIMEOUT_S), "services"))
+
+    def pool_names(self) -> list[str]:
+        """Return the names of all pools in use; quick or not at all."""
+        return list(_part(self._request("GET", "/v1/names", PING_TIMEOUT_S), "pools"))
 
     def detach(self) -> None:
         """Have the daemon remove program and pins, and wait until its process has ended.

@@ -22,7 +22,7 @@ from lb_xdp.core.wish import Match, Outcome, ReloadWish
 class Controller(Protocol):
     """The gateway. Every method raises LbError where something cannot be done."""
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Return the gateway as it is now; may read maps, must be quick."""
         ...
 
@@ -32,6 +32,10 @@ class Controller(Protocol):
 
     def names(self) -> Mapping[str, Sequence[str]]:
         """Return the backends' names by service, those that linger included; must be quick."""
+        ...
+
+    def pool_names(self) -> Sequence[str]:
+        """Return the names of all pools in use; must be quick."""
         ...
 
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:

@@ -39,27 +39,28 @@ async def ping(_call: Call) -> Ping:
 
 async def status(call: Call) -> Snapshot:
     """Return everything."""
-    return call.controller.snapshot()
+    return await call.controller.snapshot()
 
 
 async def names(call: Call) -> ServiceNames:
-    """Return what services and backends are called."""
-    return ServiceNames({name: tuple(each) for name, each in call.controller.names().items()})
+    """Return what services, backends and pools are called."""
+    named = {name: tuple(each) for name, each in call.controller.names().items()}
+    return ServiceNames(named, tuple(call.controller.pool_names()))
 
 
 async def services(call: Call) -> Services:
     """Return all services."""
-    return Services(call.controller.snapshot().services)
+    return Services((await call.controller.snapshot()).services)
 
 
 async def service(call: Call) -> ServiceStatus:
     """Return one service."""
-    return _service(call)
+    return await _service(call)
 
 
 async def backend(call: Call) -> BackendStatus:
     """Return one backend."""
-    members = {each.name: each for each in _service(call).backends}
+    members = {each.name: each for each in (await _service(call)).backends}
     name = call.path["backend"]
     require_backend(call.path["service"], name, members)
     return members[name]
@@ -67,12 +68,12 @@ async def backend(call: Call) -> BackendStatus:
 
 async def pools(call: Call) -> Pools:
     """Return all pools in use."""
-    return Pools(pool_statuses(call.controller.snapshot()))
+    return Pools(pool_statuses(await call.controller.snapshot()))
 
 
 async def pool(call: Call) -> PoolStatus:
     """Return one pool."""
-    found = {each.name: each for each in pool_statuses(call.controller.snapshot())}
+    found = {each.name: each for each in pool_statuses(await call.controller.snapshot())}
     name = call.path["pool"]
     if name not in found:
         raise unknown("there is no pool", name, "pools", found)
@@ -166,8 +167,8 @@ async def detach(call: Call) -> Detached:
     return Detached(detached=True)
 
 
-def _service(call: Call) -> ServiceStatus:
-    found = {each.name: each for each in call.controller.snapshot().services}
+async def _service(call: Call) -> ServiceStatus:
+    found = {each.name: each for each in (await call.controller.snapshot()).services}
     name = call.path["service"]
     require_service(name, found)
     return found[name]

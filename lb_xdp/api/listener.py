@@ -11,11 +11,10 @@ import os
 import socket
 import ssl
 import stat
-from ipaddress import ip_address
 from pathlib import Path
 
 from lb_xdp.api.callers import refuse_open_file
-from lb_xdp.core.model import ApiListener, format_endpoint
+from lb_xdp.core.model import ApiListener
 from lb_xdp.errors import AddressInUseError, AlreadyRunningError, HostError
 
 SOCKET_MODE = 0o660
@@ -107,8 +106,7 @@ def tls(remote: ApiListener) -> ssl.SSLContext | None:
 
 def not_listening(remote: ApiListener, error: OSError) -> HostError | AddressInUseError:
     """Return the error for an address that cannot be listened on."""
-    address = format_endpoint(ip_address(remote.listen.host), remote.listen.port)
-    place = f"gateway.api.listen: cannot listen on {address}"
+    place = f"gateway.api.listen: cannot listen on {remote.listen}"
     if error.errno == errno.EADDRINUSE:
         return AddressInUseError(
             f"{place}: the address is in use: choose another port, or see who holds it with: "

@@ -87,7 +87,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/ping", "Who answers.", handlers.ping, Ping),
     Route("GET", "/v1/openapi.json", "This description.", _openapi, None),
     Route("GET", "/v1/status", "The whole gateway.", handlers.status, Snapshot),
-    Route("GET", "/v1/names", "The names of all backends.", handlers.names, ServiceNames),
+    Route("GET", "/v1/names", "The names of all backends and pools.", handlers.names, ServiceNames),
     Route("GET", "/v1/services", "All services with their backends.", handlers.services, Services),
     Route("GET", "/v1/services/{service}", "One service.", handlers.service, ServiceStatus),
     Route("GET", _BACKEND, "One backend of a service.", handlers.backend, BackendStatus),

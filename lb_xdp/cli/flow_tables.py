@@ -8,7 +8,7 @@ from typing import Any
 
 from lb_xdp.cli.status_table import duration
 from lb_xdp.cli.table import text_table
-from lb_xdp.core.model import format_endpoint
+from lb_xdp.core.endpoint import format_endpoint
 
 _NAMED = 5  # services in a sentence
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -58,30 +59,29 @@ class Screen:
         headings: list[list[Span]] = []
         if any(column.heading for column in columns):
             headings.append([(column.heading, "dim") for column in columns])
-        shown = [*headings, *rows]
-        texts = [list(map(_text, row)) for row in shown]
-        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        spans = list(zip(*headings, *rows, strict=True))
+        texts = [list(map(_text, column)) for column in spans]
+        widths = [max(map(len, column)) for column in texts]
         needed = indent + sum(widths) + gap * (len(widths) - 1)
-        if needed <= self.columns and all(_simple("".join(row)) for row in texts):
-            layout = list(zip(columns, widths, strict=True))
-            for row, plain in zip(shown, texts, strict=True):
-                self._lines.append(" " * indent + self._row(layout, row, plain, " " * gap))
+        if needed <= self.columns and all(_simple("".join(column)) for column in texts):
+            drawn = map(self._column, columns, widths, spans, texts)
+            lines = map((" " * gap).join, zip(*drawn, strict=True))
+            self._lines += [" " * indent + line for line in lines]
         else:
             self._fold(columns, rows, gap, indent)
 
-    def _row(
-        self,
-        layout: list[tuple[Column, int]],
-        row: Sequence[Span],
-        plain: Sequence[str],
-        gap: str,
-    ) -> str:
-        cells = []
-        for (column, width), span, text in zip(layout, row, plain, strict=True):
-            blanks = " " * (width - len(text))
-            shown = self._painted(span)
-            cells.append(blanks + shown if column.right else shown + blanks)
-        return gap.join(cells)
+    def _column(
+        self, column: Column, width: int, spans: Sequence[Span], texts: Sequence[str]
+    ) -> list[str]:
+        """Return a column's cells, all of one width but for their colours."""
+        align = str.rjust if column.right else str.ljust
+        cells = map(align, texts, repeat(width))
+        if not self._colour:
+            return list(cells)
+        return [
+            cell.replace(text, self._painted(span), 1)
+            for cell, text, span in zip(cells, texts, spans, strict=True)
+        ]
 
     def _painted(self, span: Span) -> str:
         if isinstance(span, str):

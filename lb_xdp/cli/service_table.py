@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from lb_xdp.cli.screen import Column, Screen
 from lb_xdp.cli.table import text_table
-from lb_xdp.core.model import Affinity, Protocol, ServiceKey
+from lb_xdp.core.endpoint import format_service
 from lb_xdp.core.snapshot import BackendStatus, Records, ServiceStatus, State
 
 _FACTS = (Column(), Column(folds=True))
@@ -42,17 +42,17 @@ def summary(services: Iterable[ServiceStatus], *, columns: int) -> str:
 
 def _line(service: ServiceStatus) -> tuple[str, ...]:
     up = sum(backend.state is State.UP for backend in service.backends)
-    what = (service.name, str(_key(service)), service.mode, service.algorithm, service.pool)
+    what = (service.name, _address(service), service.mode, service.algorithm, service.pool)
     return (*what, str(up), str(len(service.backends)))
 
 
-def _key(service: ServiceStatus) -> ServiceKey:
-    return ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
+def _address(service: ServiceStatus) -> str:
+    return format_service(ip_address(service.vip), service.port, service.protocol)
 
 
 def _facts(service: ServiceStatus) -> list[tuple[str, str]]:
     return [
-        ("address", str(_key(service))),
+        ("address", _address(service)),
         ("mode", service.mode),
         ("algorithm", service.algorithm),
         ("affinity", _affinity(service)),
@@ -62,7 +62,7 @@ def _facts(service: ServiceStatus) -> list[tuple[str, str]]:
 
 
 def _affinity(service: ServiceStatus) -> str:
-    if service.affinity == Affinity.NONE:
+    if service.affinity == "none":
         return "none"
     return f"{service.affinity}: a client's new flows follow its earlier ones"
 

@@ -10,7 +10,6 @@ import sys
 import click
 
 from lb_xdp.cli.connect import connect
-from lb_xdp.cli.status_table import render
 from lb_xdp.cli.target import Target
 
 PIPED_COLUMNS = 120
@@ -42,6 +41,8 @@ def command(target: Target, output: str) -> None:
     if output == "json":
         click.echo(client.status())
         return
+    from lb_xdp.cli.status_table import render  # noqa: PLC0415 - json needs no classes
+
     snapshot = client.snapshot()
     columns = shutil.get_terminal_size((PIPED_COLUMNS, 24)).columns
     click.echo(render(snapshot, columns=columns, colour=_wants_colour()), nl=False)

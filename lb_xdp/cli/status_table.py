@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 
 from lb_xdp.cli.screen import Column, Screen, Span
-from lb_xdp.core.model import Affinity, Protocol, ServiceKey
+from lb_xdp.core.endpoint import format_service
 from lb_xdp.core.snapshot import (
     Admin,
     BackendStatus,
@@ -94,9 +94,9 @@ def _print_service(screen: Screen, snapshot: Snapshot, service: ServiceStatus) -
     backends = service.backends
     up = sum(backend.state is State.UP for backend in backends)
     style = "green" if up == len(backends) else "yellow" if up else "bold red"
-    key = ServiceKey(ip_address(service.vip), service.port, Protocol(service.protocol))
-    where = f"  {key}  {service.mode}  "
-    affinity = "" if service.affinity == Affinity.NONE else f" by {service.affinity}"
+    address = format_service(ip_address(service.vip), service.port, service.protocol)
+    where = f"  {address}  {service.mode}  "
+    affinity = "" if service.affinity == "none" else f" by {service.affinity}"
     how = f"{service.algorithm}{affinity}  pool {service.pool}  "
     screen.line()
     screen.line((service.name, "bold"), where, how, (f"{up} of {len(backends)} up", style))

@@ -46,10 +46,10 @@ def pools(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
     """Complete the name of a pool."""
     client = _client(ctx)
     try:
-        found = client.pools() if client else []
+        found = client.pool_names() if client else []
     except LbError:
         found = []
-    return _fitting((str(pool["name"]) for pool in found), incomplete)
+    return _fitting(found, incomplete)
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:

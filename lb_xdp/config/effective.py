@@ -109,10 +109,7 @@ def _flow_table(table: FlowTable) -> dict[str, Any]:
 
 
 def _listen(listen: Listen | None) -> str:
-    if listen is None:
-        return "none"
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"{host}:{listen.port}"
+    return "none" if listen is None else str(listen)
 
 
 def _service(service: Service) -> dict[str, Any]:

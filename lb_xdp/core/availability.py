@@ -146,14 +146,28 @@ class Availability:
         history = self._histories.get(name)
         if history is None:
             return None
-        known_s, up_s = history.totals(now_s)
-        known_before_s, up_before_s = history.totals(now_s - window_s)
-        known_s -= known_before_s
-        if known_s <= 0:
-            return None
-        return Share(min(max((up_s - up_before_s) / known_s, 0.0), 1.0), known_s)
+        return _share(history.totals(now_s - window_s), history.totals(now_s))
 
     def shares(self, name: BackendName, now_s: float) -> dict[str, Share]:
         """Return the shares of all windows in which something is known."""
-        found = {window: self.share(name, s, now_s) for window, s in WINDOWS_S.items()}
-        return {window: share for window, share in found.items() if share is not None}
+        history = self._histories.get(name)
+        if history is None:
+            return {}
+        found: dict[str, Share] = {}
+        begins = ends = history.totals(now_s)
+        share: Share | None = None
+        for window, window_s in WINDOWS_S.items():
+            earlier = history.totals(now_s - window_s)
+            if earlier != begins:  # else nothing is known of the time between
+                begins, share = earlier, _share(earlier, ends)
+            if share is not None:
+                found[window] = share
+        return found
+
+
+def _share(begins: tuple[float, float], ends: tuple[float, float]) -> Share | None:
+    """Return the share between two moments, given how long one was known, and up, until each."""
+    known_s = ends[0] - begins[0]
+    if known_s <= 0:
+        return None
+    return Share(min(max((ends[1] - begins[1]) / known_s, 0.0), 1.0), known_s)

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, NamedTuple, NewType, Self, TypeAlias
 
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
+from lb_xdp.core.endpoint import format_endpoint, format_service
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -164,10 +165,9 @@ class Listen(NamedTuple):
     host: str
     port: int
 
-
-def format_endpoint(address: Address, port: int | str) -> str:
-    """Return ``10.0.0.11:80`` or ``[2001:db8::11]:80`` (RFC 5952, section 6)."""
-    return f"[{address}]:{port}" if address.version == IPV6 else f"{address}:{port}"
+    def __str__(self) -> str:
+        """Return ``127.0.0.1:9464`` or ``[::1]:9464``."""
+        return format_endpoint(ip_address(self.host), self.port)
 
 
 class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes
@@ -198,8 +198,7 @@ class ServiceKey(tuple[int, int, int, int]):  # noqa: SLOT001 - a tuple has no s
 
     def __str__(self) -> str:
         """Return ``203.0.113.10:80/tcp``, ``[2001:db8::1]:80/tcp`` or ``203.0.113.10:any/tcp``."""
-        port = "any" if self.port == ANY_PORT else self.port
-        return f"{format_endpoint(self.vip, port)}/{self.protocol}"
+        return format_service(self.vip, self.port, self.protocol)
 
 
 class BackendKey(tuple[int, int, int]):  # noqa: SLOT001 - a tuple has no slots for attributes

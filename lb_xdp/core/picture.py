@@ -20,7 +20,7 @@ from lb_xdp.core.report import BackendView, Count, Watched
 from lb_xdp.core.roster import Roster, hides
 from lb_xdp.core.settle import NO_BACKEND
 from lb_xdp.core.snapshot import Admin, State
-from lb_xdp.core.standing import Standing
+from lb_xdp.core.standing import ServiceStanding, Standing
 from lb_xdp.core.tally import Tally
 from lb_xdp.core.targets import target_of
 from lb_xdp.core.topology import Topology
@@ -57,28 +57,41 @@ class Picture:
     now_s: float
     timestamp_s: float
 
-    def views(self, standings: Standings, figures: Figures) -> dict[BackendId, BackendView]:
-        """Return what is known of every backend."""
+    def views(self, standings: Standings, figures: Figures) -> dict[ServiceKey, list[BackendView]]:
+        """Return what is known of each service's backends, in their order."""
         return {
-            BackendId(service.key, backend.key): self._view(
-                service, backend, standings.services[service.key].backends[backend.key], figures
-            )
-            for service, backend in self.roster.whole.backends()
+            service.key: self._views(service, standings.services[service.key], figures)
+            for service in self.roster.whole.services
         }
 
+    def _views(
+        self, service: Service, outcome: ServiceStanding, figures: Figures
+    ) -> list[BackendView]:
+        tally = figures.tallies.get(service.key)
+        held: Mapping[int, int] = tally.held if tally else {}
+        return [
+            self._view(service, backend, outcome.backends[backend.key], figures, held)
+            for backend in service.pool.backends
+        ]
+
     def _view(
-        self, service: Service, backend: Backend, standing: Standing, figures: Figures
+        self,
+        service: Service,
+        backend: Backend,
+        standing: Standing,
+        figures: Figures,
+        held: Mapping[int, int],
     ) -> BackendView:
+        """Return what is known of a backend; ``held`` is how many slots each index holds."""
         identity, target = BackendId(service.key, backend.key), target_of(service, backend)
-        health = self._health(service, backend)
+        health = self.vitals.state_of(target, self.now_s)
         index = self.observed.indices.get(identity, NO_BACKEND)
         left = self.roster.lingering.get(identity)
-        tally = figures.tallies.get(service.key)
         return BackendView(
             health,
-            self._record(service, backend),
+            self.observed.records.get(identity, UNREACHABLE),
             figures.counts.get(identity),
-            tally.held.get(index, 0) if tally else 0,
+            held.get(index, 0),
             self.vitals.probe_s(target),
             self.timestamp_s - (self.now_s - health.since_s),
             figures.flows.get(index, 0),

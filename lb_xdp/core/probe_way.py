@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lb_xdp.core.desired import BackendId, BackendRecord
+from lb_xdp.core.endpoint import format_endpoint
 from lb_xdp.core.flow_hash import flow_hash, flow_hash6
 from lb_xdp.core.model import (
     IPV4,
@@ -24,7 +25,6 @@ from lb_xdp.core.model import (
     Mode,
     Service,
     Via,
-    format_endpoint,
 )
 from lb_xdp.core.reference.packet import (
     ETHERNET_BYTES,

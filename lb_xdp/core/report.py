@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import ceil
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from lb_xdp.core.desired import BackendId, BackendRecord, traits
+from lb_xdp.core.desired import BackendRecord, traits
 from lb_xdp.core.health import HealthState
 from lb_xdp.core.model import Backend, Config, NoBackend, Service, ServiceKey
 from lb_xdp.core.override import Kind, Override, Overrides
+from lb_xdp.core.remembered import remembered
 from lb_xdp.core.snapshot import (
     BackendStatus,
     Handshakes,
@@ -59,18 +59,17 @@ class Watched(Protocol):
     def durations(self) -> tuple[int, ...]: ...  # noqa: D102 - see Handshakes
 
 
-@dataclass(frozen=True, slots=True)
-class BackendView:
+class BackendView(NamedTuple):
     """What is known of one backend of one service. ``health`` is that of its pool's member.
 
     ``recorded`` is how many flow records name it; ``hidden``: it gets no new flow and may have some
     without one. ``leaves_in_s`` is how long one may stay that was removed from the file.
-    ``ejected``: that is why it is down.
+    ``ejected``: that is why it is down. A tuple, as one is made of each backend for every look.
     """
 
     health: HealthState
     record: BackendRecord
-    count: Count | None
+    totals: Count | None
     slots: int
     probe_duration_s: float | None
     since_timestamp_s: float
@@ -91,21 +90,31 @@ def _no_shares(_service: str, _backend: str) -> Mapping[str, Share]:
     return {}
 
 
+@remembered
+def _endpoints(config: Config) -> Mapping[ServiceKey, Sequence[str]]:
+    """Return the addresses of all backends as they are shown."""
+    return {
+        service.key: [str(backend.key) for backend in service.pool.backends]
+        for service in config.services
+    }
+
+
 def backend_status(
     service: Service,
     backend: Backend,
     topology: Topology,
     view: BackendView,
     *,
+    address: str,
     counted: bool,
     availability: Mapping[str, Share],
 ) -> BackendStatus:
     """Return one backend's line of the status; ``counted``: its connections are."""
     obstacle = why_unreachable(service, backend.address, topology, view.record)
-    count, standing = view.count, view.standing
+    count, standing = view.totals, view.standing
     return BackendStatus(
         name=backend.name,
-        address=str(backend.key),
+        address=address,
         state=standing.state(view.health.health, reachable=obstacle is None),
         admin=standing.admin,
         health=view.health.health,
@@ -134,7 +143,10 @@ def backend_status(
 
 def _detail(view: BackendView, obstacle: str | None) -> str:
     """Say in words why a backend's state is what it is: all layers that have something to say."""
-    words = [view.standing.why, obstacle or view.health.detail]
+    seen = obstacle or view.health.detail
+    if not view.standing.why and view.leaves_in_s is None:
+        return seen  # of nearly all
+    words = [view.standing.why, seen]
     if view.leaves_in_s is not None:
         words.insert(0, f"removed from the file, {ceil(view.leaves_in_s)} s left")
     return "; ".join(filter(None, words))
@@ -142,6 +154,8 @@ def _detail(view: BackendView, obstacle: str | None) -> str:
 
 def _since_timestamp_s(view: BackendView) -> float:
     """Return when the state became what it is, as far as that is known."""
+    if not view.overrides:
+        return view.since_timestamp_s
     asked = (o.at_timestamp_s for o in view.overrides if o.subject.kind is Kind.ADMIN)
     return max(next(asked, 0.0), view.since_timestamp_s)
 
@@ -180,18 +194,20 @@ def _records(service: Service) -> Records:
 def service_statuses(
     config: Config,
     topology: Topology,
-    views: Mapping[BackendId, BackendView],
+    views: Mapping[ServiceKey, Sequence[BackendView]],
     slots: Mapping[ServiceKey, tuple[int, int]],
     panics: Collection[ServiceKey] = (),
     *,
     shares: Shares = _no_shares,
-) -> tuple[ServiceStatus, ...]:
-    """Return every service with its backends, in the file's order; those that linger come last.
+) -> Iterator[ServiceStatus]:
+    """Yield every service with its backends, in the file's order; those that linger come last.
 
-    ``slots`` are each service's unsettled and marked ones.
+    ``views`` are of each service's backends in their order, ``slots`` are its unsettled and marked
+    ones.
     """
-    return tuple(
-        ServiceStatus(
+    endpoints = _endpoints(config)
+    for service in config.services:
+        yield ServiceStatus(
             name=service.name,
             vip=str(service.vip),
             port=service.port,
@@ -199,7 +215,11 @@ def service_statuses(
             mode=service.mode.value,
             algorithm=service.algorithm.value,
             pool=service.pool.name,
-            backends=tuple(_backend_statuses(service, topology, views, shares)),
+            backends=tuple(
+                _backend_statuses(
+                    service, topology, views[service.key], endpoints[service.key], shares
+                )
+            ),
             affinity=service.session.affinity.value,
             no_backend=service.no_backend.value,
             why_tracked=service.why_tracked,
@@ -208,19 +228,25 @@ def service_statuses(
             marked_slots=slots.get(service.key, (0, 0))[1],
             panic=service.key in panics,
         )
-        for service in config.services
-    )
 
 
 def _backend_statuses(
-    service: Service, topology: Topology, views: Mapping[BackendId, BackendView], shares: Shares
+    service: Service,
+    topology: Topology,
+    views: Sequence[BackendView],
+    endpoints: Sequence[str],
+    shares: Shares,
 ) -> Iterator[BackendStatus]:
     counted = traits(service).counted
-    for backend in service.pool.backends:
-        view = views[BackendId(service.key, backend.key)]
-        availability = shares(service.name, backend.name)
+    for backend, view, address in zip(service.pool.backends, views, endpoints, strict=True):
         yield backend_status(
-            service, backend, topology, view, counted=counted, availability=availability
+            service,
+            backend,
+            topology,
+            view,
+            address=address,
+            counted=counted,
+            availability=shares(service.name, backend.name),
         )
 
 

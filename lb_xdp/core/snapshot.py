@@ -113,9 +113,11 @@ class Handshakes:
     durations: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BackendStatus:
-    """One backend of one service.
+    """One backend of one service. Nobody changes it, though it is not frozen.
+
+    A frozen one takes ten times as long to make, and each look at a gateway may make 10,000.
 
     ``weight`` is the one that counts now, ``configured_weight`` the file's; ``overrides`` are what
     was asked for beside the file. ``priority`` 0 is the highest.

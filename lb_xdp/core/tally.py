@@ -6,7 +6,7 @@ same. What the states of slots mean, ``settle`` says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -32,12 +32,24 @@ class Tallies:
 
     def of(self, rings: Mapping[ServiceKey, RingImage]) -> Mapping[ServiceKey, Tally]:
         """Return the counts of these rings, which are all that there are."""
-        known = {}
+        self._known = {
+            key: self._found(key, image) or _count(image) for key, image in rings.items()
+        }
+        return self._known
+
+    def ahead(self, rings: Mapping[ServiceKey, RingImage]) -> Iterator[Tally]:
+        """Count rings one by one, so that ``of`` has little left to do a moment later.
+
+        After a start that is 0.15 ms for each service, and others may want to act in between.
+        """
         for key, image in rings.items():
-            tally = self._known.get(key)
-            known[key] = tally if tally is not None and tally.image is image else _count(image)
-        self._known = known
-        return known
+            if self._found(key, image) is None:
+                self._known[key] = tally = _count(image)
+                yield tally
+
+    def _found(self, key: ServiceKey, image: RingImage) -> Tally | None:
+        tally = self._known.get(key)
+        return tally if tally is not None and tally.image is image else None
 
 
 def _count(image: RingImage) -> Tally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from itertools import starmap
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from lb_xdp.datapath.layout import layout
 from lb_xdp.datapath.maps import BpfMap
 
 
-@dataclass(frozen=True, slots=True)
-class BackendCount:
+class BackendCount(NamedTuple):
     """Totals of one backend since its index was given out; see BackendStatus for the units."""
 
     packets: int = 0
@@ -40,12 +39,11 @@ def backend_counts(
     # Signed as `connections` is: with uint64 beside int64, numpy would make floats of them all.
     sums = [values[name].sum(axis=1).astype(np.int64) for name in fields]
     sums.append(np.maximum(connections, 0))
-    totals = np.stack(sums, axis=1).tolist()
-    return {key: BackendCount(*totals[index]) for key, index in indices.items()}
+    totals = list(starmap(BackendCount, zip(*(each.tolist() for each in sums), strict=True)))
+    return {key: totals[index] for key, index in indices.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class WatchCount:
+class WatchCount(NamedTuple):
     """What was seen of one backend's handshakes. ``lb_watch_count`` of bpf/lb_types.h says more.
 
     ``durations`` are how many took at most 16 us, 32 us, and so on; the last: longer than all.

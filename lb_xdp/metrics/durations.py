@@ -1,51 +1,57 @@
-"""How long the probes of each backend took: the one metric that is counted here, not read.
+"""How long probes took, counted by backend: the one thing in ``/metrics`` that no snapshot has.
 
-Owns the counts, some 200 bytes a backend: a ``Histogram`` of prometheus_client takes 3 kB, most of
-it a lock for each bucket, and there are ten thousand backends. One thread observes; others may read
-meanwhile.
+Owns the counts. Each backend takes the room of one short list: there may be thousands, and the
+library's own histograms have a lock for each bucket.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily
 
-_SUM = -1  # the place of a row after the last bucket
+from lb_xdp.metrics.table import MARK, Row, Table, label, number
+
+# 1 ms to 10 s: a probe on the same rack takes 1 to 5 ms, the longest sensible time-out is 10 s.
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_BOUNDS = (*map(number, BUCKETS_S), "+Inf")
 
 
-class Durations:
-    """A histogram by labels. ``bounds_s`` are the upper bounds of its buckets but for the last."""
+class ProbeDurations:
+    """Written by the event loop; ``table`` may be read in another thread meanwhile."""
 
-    def __init__(
-        self, name: str, documentation: str, labels: Sequence[str], bounds_s: Sequence[float]
-    ) -> None:
-        self._about = name, documentation
-        self._labels = labels
-        self._bounds_s = bounds_s
-        self._rows: dict[tuple[str, ...], array[float]] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], list[float]] = {}
 
-    def observe(self, labels: tuple[str, ...], duration_s: float) -> None:
-        """Count what took so long."""
-        row = self._rows.get(labels)
-        if row is None:
-            row = self._rows[labels] = array("d", [0.0] * (len(self._bounds_s) + 2))
-        row[bisect_left(self._bounds_s, duration_s)] += 1
-        row[_SUM] += duration_s
+    def observe(self, service: str, backend: str, duration_s: float) -> None:
+        """Count one probe."""
+        name = (backend, service)
+        counts = self._known.get(name)
+        if counts is None:
+            counts = self._known[name] = [0] * len(_BOUNDS) + [0.0]
+        counts[bisect_left(BUCKETS_S, duration_s)] += 1
+        counts[-1] += duration_s
 
-    def forget(self, labels: tuple[str, ...]) -> None:
-        """Drop what was counted under these labels; unknown ones are no error."""
-        self._rows.pop(labels, None)
+    def forget(self, service: str, backend: str) -> None:
+        """Drop the durations of a backend that has left; unknown ones are no error."""
+        self._known.pop((backend, service), None)
 
-    def collect(self) -> HistogramMetricFamily:
-        """Return all of it as samples."""
-        family = HistogramMetricFamily(*self._about, labels=self._labels)
-        bounds = [*map(str, self._bounds_s), "+Inf"]
-        for labels, row in list(self._rows.items()):
-            counts = row[:]
-            total_s = counts.pop(_SUM)
-            family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total_s)
-        return family
+    def table(self) -> Table:
+        """Return the histograms of all backends."""
+        family = HistogramMetricFamily(
+            "lb_xdp_backend_probe_duration_seconds",
+            "How long health probes of the backend took, failed ones included.",
+            labels=("backend", "service"),
+        )
+        family.add_metric((MARK, MARK), [(bound, 0) for bound in _BOUNDS], 0)
+        return Table(family, self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        """Yield each backend as it is at one moment: copies of lists are made in one piece."""
+        for name, counts in list(self._known.items()):
+            *buckets, total_s = counts.copy()
+            cumulative = [*accumulate(buckets)]
+            yield (*map(label, name),), (*cumulative, cumulative[-1], total_s)

@@ -6,82 +6,75 @@ depends on the mode, and each help text says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 from operator import attrgetter
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import HistogramMetricFamily
 
-from lb_xdp.core.snapshot import BackendStatus
-
-BACKEND_LABELS = ("service", "backend")
-
-Rows = Sequence[tuple[tuple[str, str], BackendStatus]]
-"""Backends and their labels."""
+from lb_xdp.core.snapshot import Handshakes
+from lb_xdp.metrics.backends import LABELS, MARKS, Backends, counter, gauge
+from lb_xdp.metrics.table import Labels, Row, Table
 
 _FIRST_BOUND_S = 16e-6
 
-_COUNTERS = {
-    "lb_xdp_backend_handshakes": (
+_COUNTERS = (
+    (
+        "lb_xdp_backend_handshakes",
         "TCP handshakes that clients began, where detect watches: SYNs but for repeated ones.",
-        attrgetter("begun"),
+        attrgetter("handshakes.begun"),
     ),
-    "lb_xdp_backend_handshakes_answered": (
+    (
+        "lb_xdp_backend_handshakes_answered",
         "Handshakes answered by the backend's SYN-ACK (nat, fullnat), or whose client went on.",
-        attrgetter("answered"),
+        attrgetter("handshakes.answered"),
     ),
-    "lb_xdp_backend_syn_repeats": (
+    (
+        "lb_xdp_backend_syn_repeats",
         "SYNs that clients sent again, where detect watches.",
-        attrgetter("repeated"),
+        attrgetter("handshakes.repeated"),
     ),
-}
+)
 
 
-def handshakes(rows: Rows) -> Iterator[Metric]:
+def handshakes(backends: Backends) -> Iterator[Table]:
     """Yield what was seen of handshakes, where they are watched."""
-    seen = [(labels, b.handshakes) for labels, b in rows if b.handshakes is not None]
-    for name, (text, value) in _COUNTERS.items():
-        counter = CounterMetricFamily(name, text, labels=BACKEND_LABELS)
-        for labels, of_backend in seen:
-            counter.add_metric(labels, value(of_backend))
-        yield counter
-    resets = CounterMetricFamily(
+    seen = [each for each in backends if each[1].handshakes is not None]
+    exact = [(labels, b) for labels, b in seen if b.handshakes is not None and b.handshakes.exact]
+    yield from (counter(*metric, seen) for metric in _COUNTERS)
+    yield counter(
         "lb_xdp_backend_resets",
         "RSTs from the backend (nat and fullnat), where detect watches.",
-        labels=BACKEND_LABELS,
+        attrgetter("handshakes.resets"),
+        exact,
     )
-    durations = HistogramMetricFamily(
-        "lb_xdp_backend_handshake_duration_seconds",
-        "From a SYN to the backend's SYN-ACK (nat and fullnat), where detect watches.",
-        labels=BACKEND_LABELS,
-    )
-    for labels, of_backend in seen:
-        if of_backend.exact:
-            total_s = of_backend.duration_us / 1e6
-            resets.add_metric(labels, of_backend.resets)
-            durations.add_metric(labels, _buckets(of_backend.durations), total_s)
-    yield resets
-    yield durations
-    yield _ejected(rows)
-
-
-def _buckets(durations: Sequence[int]) -> list[tuple[str, float]]:
-    """Return cumulative counts by upper bound in seconds: each twice the one before."""
-    bounds = [f"{_FIRST_BOUND_S * 2**place:.9g}" for place in range(len(durations) - 1)]
-    return list(zip([*bounds, "+Inf"], accumulate(map(float, durations)), strict=True))
-
-
-def _ejected(rows: Rows) -> Metric:
-    metric = GaugeMetricFamily(
+    yield _durations([(labels, b.handshakes) for labels, b in exact if b.handshakes is not None])
+    yield gauge(
         "lb_xdp_backend_ejected",
         "1 while the backend is out of service because of what its traffic told, else 0.",
-        labels=BACKEND_LABELS,
+        lambda backend: int(backend.ejected),
+        backends,
     )
-    for labels, backend in rows:
-        metric.add_metric(labels, float(backend.ejected))
-    return metric
+
+
+def _durations(exact: list[tuple[Labels, Handshakes]]) -> Table:
+    """Return histograms of how long answers took. All of a snapshot's have the same buckets."""
+    family = HistogramMetricFamily(
+        "lb_xdp_backend_handshake_duration_seconds",
+        "From a SYN to the backend's SYN-ACK (nat and fullnat), where detect watches.",
+        labels=LABELS,
+    )
+    if exact:
+        buckets = [(bound, 0.0) for bound in _bounds(len(exact[0][1].durations))]
+        family.add_metric(MARKS, buckets, 0)
+    return Table(family, (_row(labels, seen) for labels, seen in exact))
+
+
+def _row(labels: Labels, seen: Handshakes) -> Row:
+    cumulative = list(accumulate(seen.durations))
+    return labels, (*cumulative, cumulative[-1], seen.duration_us / 1e6)
+
+
+def _bounds(count: int) -> list[str]:
+    """Return the upper bounds of so many buckets, in seconds: each twice the one before."""
+    return [*(f"{_FIRST_BOUND_S * 2**place:.9g}" for place in range(count - 1)), "+Inf"]

@@ -23,13 +23,17 @@ from lb_xdp.metrics.exposition import Exposition
 SHUTDOWN_S = 1.0
 NAMES_SHOWN = 5
 
+Source = Callable[[], Awaitable[Snapshot]]
+"""Takes a snapshot; asked once for each request."""
+
+SOURCE: web.AppKey[Source] = web.AppKey("source")
 EXPOSITION: web.AppKey[Exposition] = web.AppKey("exposition", Exposition)
 
 
-def make_app(exposition: Exposition) -> web.Application:
-    """Return the routes over ``exposition``."""
+def make_app(exposition: Exposition, source: Source) -> web.Application:
+    """Return the routes over ``exposition`` and what ``source`` tells."""
     app = web.Application(middlewares=[_errors_as_text])
-    app[EXPOSITION] = exposition
+    app[EXPOSITION], app[SOURCE] = exposition, source
     app.router.add_get("/", _index)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
@@ -38,12 +42,14 @@ def make_app(exposition: Exposition) -> web.Application:
 
 
 @asynccontextmanager
-async def serve(listen: Listen, exposition: Exposition) -> AsyncIterator[Listen]:
+async def serve(listen: Listen, exposition: Exposition, source: Source) -> AsyncIterator[Listen]:
     """Answer on ``listen`` while the context is open; give the address bound (port 0 picks one).
 
     Raises AddressInUseError when the address is taken, HostError when it cannot be bound at all.
     """
-    runner = web.AppRunner(make_app(exposition), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(
+        make_app(exposition, source), access_log=None, shutdown_timeout=SHUTDOWN_S
+    )
     try:
         await runner.setup()
         try:
@@ -58,8 +64,7 @@ async def serve(listen: Listen, exposition: Exposition) -> AsyncIterator[Listen]
 
 def _cannot_listen(listen: Listen, error: OSError) -> LbError:
     """Return the error that names the key, the address and the remedy."""
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    place = f"gateway.metrics.listen: cannot listen on {host}:{listen.port}"
+    place = f"gateway.metrics.listen: cannot listen on {listen}"
     if error.errno == errno.EADDRINUSE:
         return AddressInUseError(
             f"{place}: the address is in use: choose another port in gateway.metrics.listen, "
@@ -85,15 +90,15 @@ async def _errors_as_text(request: web.Request, handler: Handler) -> web.StreamR
 
 async def _metrics(request: web.Request) -> web.Response:
     """Take the snapshot here and encode it in a thread: probes must not wait for a large scrape."""
-    exposition = request.app[EXPOSITION]
+    exposition, snapshot = request.app[EXPOSITION], await request.app[SOURCE]()
     accept = ",".join(request.headers.getall("Accept", []))
-    body, content_type = await asyncio.to_thread(exposition.render, accept, exposition.snapshot())
+    body, content_type = await asyncio.to_thread(exposition.render, accept, snapshot)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def _healthz(request: web.Request) -> web.Response:
     """Say whether this process serves and the program is attached."""
-    snapshot = request.app[EXPOSITION].snapshot()
+    snapshot = await request.app[SOURCE]()
     if snapshot.datapath.programs:
         return _text(HTTPStatus.OK, "ok")
     return _text(HTTPStatus.SERVICE_UNAVAILABLE, "no XDP program is attached to any interface")
@@ -101,7 +106,7 @@ async def _healthz(request: web.Request) -> web.Response:
 
 async def _readyz(request: web.Request) -> web.Response:
     """Say whether the gateway should be sent traffic."""
-    snapshot = request.app[EXPOSITION].snapshot()
+    snapshot = await request.app[SOURCE]()
     if snapshot.ready:
         return _text(HTTPStatus.OK, "ready")
     return _text(HTTPStatus.SERVICE_UNAVAILABLE, "\n".join(["not ready", *_why_not(snapshot)]))
@@ -109,7 +114,7 @@ async def _readyz(request: web.Request) -> web.Response:
 
 async def _index(request: web.Request) -> web.Response:
     """Name the gateway and link the other routes."""
-    name = escape(request.app[EXPOSITION].snapshot().gateway)
+    name = escape((await request.app[SOURCE]()).gateway)
     links = "".join(
         f'<li><a href="{path}">{path}</a></li>' for path in ("/metrics", "/healthz", "/readyz")
     )

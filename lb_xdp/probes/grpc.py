@@ -15,8 +15,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
+from lb_xdp.core.endpoint import format_endpoint
 from lb_xdp.core.health import Target
-from lb_xdp.core.model import format_endpoint
 from lb_xdp.probes.attempt import Answer, ProbeFailedError, first_words
 from lb_xdp.probes.connection import Connection
 from lb_xdp.probes.tls import Contexts, Line

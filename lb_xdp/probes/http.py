@@ -16,8 +16,8 @@ from urllib.parse import quote
 import httptools
 
 from lb_xdp.core.check import HttpCheck, StatusRange
+from lb_xdp.core.endpoint import format_endpoint
 from lb_xdp.core.health import Target
-from lb_xdp.core.model import format_endpoint
 from lb_xdp.probes.attempt import Answer, ProbeFailedError, first_words
 from lb_xdp.probes.connection import Connection
 from lb_xdp.probes.tls import Contexts, Line

@@ -19,8 +19,9 @@ from random import Random
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
+from lb_xdp.core.endpoint import format_endpoint
 from lb_xdp.core.health import ProbeResult, Target
-from lb_xdp.core.model import CheckKind, HealthCheck, format_endpoint
+from lb_xdp.core.model import CheckKind, HealthCheck
 from lb_xdp.probes import dial
 from lb_xdp.probes.attempt import Clock, attempt
 from lb_xdp.probes.kinds import open_exchange

@@ -88,7 +88,7 @@ class FakeController:
     wishes: list[ReloadWish] = field(default_factory=list)
     strangers: int = 0
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         self._note("snapshot")
         return self.shown
 
@@ -100,6 +100,9 @@ class FakeController:
             service.name: [backend.name for backend in service.backends]
             for service in self.shown.services
         }
+
+    def pool_names(self) -> Sequence[str]:
+        return [service.pool for service in self.shown.services]
 
     async def events(self, wanted: EventFilter, wait_s: float) -> list[Event]:
         del wait_s

@@ -19,10 +19,10 @@ import aiohttp
 import pytest
 
 from lb_xdp import __version__
-from lb_xdp.api import wire
 from lb_xdp.api.client import Client, answering, socket_of
 from lb_xdp.api.connection import SocketFile
 from lb_xdp.api.listener import open_socket
+from lb_xdp.api.received import decode_snapshot
 from lb_xdp.api.server import serve
 from lb_xdp.core.snapshot import Snapshot
 from lb_xdp.errors import (
@@ -274,7 +274,7 @@ async def test_only_answering_daemons_are_found(tmp_path: Path) -> None:
 
 
 def decoded_of(document: object) -> Snapshot:
-    return wire.decode_snapshot(json.dumps(document).encode())
+    return decode_snapshot(json.dumps(document).encode())
 
 
 def test_json_keeps_the_order_and_comes_back() -> None:
@@ -296,4 +296,4 @@ def test_neighbouring_versions_understand_each_other() -> None:
     with pytest.raises(LbError, match="does not fit this command's version"):
         decoded_of(document)
     with pytest.raises(LbError, match="does not fit"):
-        wire.decode_snapshot(b"[1]")
+        decode_snapshot(b"[1]")

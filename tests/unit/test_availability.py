@@ -99,3 +99,11 @@ def test_backend_that_is_gone_has_no_share() -> None:
     assert seen.share(WEB1, 3600.0, 100.0) is None
     seen.see(WEB1, State.UP, 100.0)
     assert seen.share(WEB1, 3600.0, 200.0) == Share(1.0, 100.0)
+
+
+@given(changes, st.floats(0, 1e7))
+def test_windows_are_counted_one_like_another(steps: list[tuple[int, State]], now_s: float) -> None:
+    """All windows together give what each of them gives alone."""
+    seen = after(*steps)
+    alone = {window: seen.share(WEB1, length_s, now_s) for window, length_s in WINDOWS_S.items()}
+    assert seen.shares(WEB1, now_s) == {w: share for w, share in alone.items() if share}

@@ -175,7 +175,7 @@ class Draining(FakeController):
         super().__init__()
         self.later = list(shown)
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         asked_s = max(held.at_timestamp_s for held in self.held)
         step = self.later.pop(0) if len(self.later) > 1 else self.later[0]
         return step(asked_s)

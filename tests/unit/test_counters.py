@@ -45,7 +45,7 @@ def test_totals_are_exact_over_all_cpus() -> None:
         {BACKEND: 7},
     )
     assert totals == {BACKEND: BackendCount(bytes=2**60 + 1, connections=7)}
-    assert {type(getattr(totals[BACKEND], name)) for name in BackendCount.__slots__} == {int}
+    assert {type(getattr(totals[BACKEND], name)) for name in BackendCount._fields} == {int}
 
 
 def test_connections_are_never_negative() -> None:

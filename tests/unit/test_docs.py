@@ -56,9 +56,9 @@ def relative_links(path: Path) -> Iterator[tuple[Path, str]]:
 
 def exposed_names() -> set[str]:
     """Return every sample's name in a scrape."""
-    exposition = Exposition(lambda: SNAPSHOT)
+    exposition = Exposition()
     exposition.observe_probe("web", "web1", 0.004)
-    text = exposition.render("")[0].decode()
+    text = exposition.render("", SNAPSHOT)[0].decode()
     return set(re.findall(r"^(lb_xdp_\w+)", text, re.MULTILINE))
 
 

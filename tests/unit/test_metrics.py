@@ -11,18 +11,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import Histogram
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from lb_xdp.core.model import Listen
 from lb_xdp.core.snapshot import ChangeStatus, Snapshot, State
 from lb_xdp.errors import AddressInUseError, HostError, MapError
-from lb_xdp.metrics.durations import Durations
-from lb_xdp.metrics.exposition import PROBE_BUCKETS_S, Exposition
-from lb_xdp.metrics.web import serve
+from lb_xdp.metrics.exposition import Exposition
+from lb_xdp.metrics.web import Source, serve
 from tests.support.snapshots import SNAPSHOT, TROUBLED, WEB, WEB1
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -54,9 +50,9 @@ PROMISED = {
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def samples_of(exposition: Exposition) -> Samples:
+def samples_of(snapshot: Snapshot, exposition: Exposition | None = None) -> Samples:
     """Return every sample of a scrape in text form, by name and labels."""
-    body, _ = exposition.render("")
+    body, _ = (exposition or Exposition()).render("", snapshot)
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(body.decode())
@@ -69,9 +65,18 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
+def telling(snapshot: Snapshot) -> Source:
+    """Return a source that always tells the same."""
+
+    async def source() -> Snapshot:
+        return snapshot
+
+    return source
+
+
 @pytest.fixture
 def exposition() -> Exposition:
-    exposition = Exposition(lambda: SNAPSHOT)
+    exposition = Exposition()
     exposition.observe_probe("web", "web1", 0.004)
     return exposition
 
@@ -85,13 +90,15 @@ async def get(listen: Listen, path: str, **headers: str) -> tuple[int, str, str]
 
 def test_every_promised_name_is_there_with_its_labels(exposition: Exposition) -> None:
     """The names and labels of the contract are exposed, neither fewer nor other labels."""
-    found = {name: {label for label, _ in labels} for name, labels in samples_of(exposition)}
+    found = {
+        name: {label for label, _ in labels} for name, labels in samples_of(SNAPSHOT, exposition)
+    }
     assert {name: found.get(name) for name in PROMISED} == PROMISED
 
 
 def test_values_are_the_snapshots(exposition: Exposition) -> None:
     """Counters, states and figures arrive as the snapshot has them, to the packet."""
-    samples = samples_of(exposition)
+    samples = samples_of(SNAPSHOT, exposition)
     web1 = {"service": "web", "backend": "web1"}
     assert value(samples, "lb_xdp_backend_packets_total", **web1) == WEB1.packets
     assert value(samples, "lb_xdp_backend_bytes_total", **web1) == WEB1.bytes
@@ -118,7 +125,7 @@ def test_exactly_one_state_is_set(state: State) -> None:
     """A backend's state is 1 for the state it is in and 0 for the others; only up counts as up."""
     backend = replace(WEB1, state=state)
     service = replace(WEB, backends=(backend,))
-    samples = samples_of(Exposition(lambda: replace(SNAPSHOT, services=(service,))))
+    samples = samples_of(replace(SNAPSHOT, services=(service,)))
     web1 = {"service": "web", "backend": "web1"}
     states = {other: value(samples, "lb_xdp_backend_state", **web1, state=other) for other in State}
     assert states == {other: float(other is state) for other in State}
@@ -127,32 +134,32 @@ def test_exactly_one_state_is_set(state: State) -> None:
 
 def test_refused_reload_is_visible() -> None:
     """After a refused reload success is 0 and the time is that of the refusal."""
-    samples = samples_of(Exposition(lambda: TROUBLED))
+    samples = samples_of(TROUBLED)
     assert value(samples, "lb_xdp_config_last_reload_success") == 0
     assert value(samples, "lb_xdp_config_is_file") == 1
     by_hand = replace(TROUBLED, change=ChangeStatus("new.yaml", "lb.yaml", "ann", 1.0))
-    assert value(samples_of(Exposition(lambda: by_hand)), "lb_xdp_config_is_file") == 0
+    assert value(samples_of(by_hand), "lb_xdp_config_is_file") == 0
     when = value(samples, "lb_xdp_config_last_reload_timestamp_seconds")
     assert when == TROUBLED.last_reload.timestamp_s
 
 
-def test_one_snapshot_per_scrape() -> None:
-    """A scrape looks at the gateway once, making an exposition not at all."""
+async def test_one_snapshot_per_scrape() -> None:
+    """A scrape looks at the gateway once, so all that it tells is of one moment."""
     taken: list[Snapshot] = []
 
-    def source() -> Snapshot:
+    async def source() -> Snapshot:
         taken.append(SNAPSHOT)
         return SNAPSHOT
 
-    exposition = Exposition(source)
-    assert not taken
-    exposition.render("")
-    assert len(taken) == 1
+    async with serve(ANY_PORT, Exposition(), source) as listen:
+        assert not taken
+        await get(listen, "/metrics")
+        assert len(taken) == 1
 
 
 def test_probe_durations_land_in_buckets_and_can_be_forgotten(exposition: Exposition) -> None:
     """A probe of 4 ms is in the 5 ms bucket and above; a backend that leaves takes its series."""
-    samples = samples_of(exposition)
+    samples = samples_of(SNAPSHOT, exposition)
     web1 = {"service": "web", "backend": "web1"}
     name = "lb_xdp_backend_probe_duration_seconds"
     assert value(samples, f"{name}_bucket", **web1, le="0.0025") == 0
@@ -160,35 +167,19 @@ def test_probe_durations_land_in_buckets_and_can_be_forgotten(exposition: Exposi
     assert value(samples, f"{name}_sum", **web1) == pytest.approx(0.004)
     exposition.forget("web", "web1")
     exposition.forget("web", "never seen")
-    assert not [key for key in samples_of(exposition) if key[0].startswith(name)]
-
-
-@given(st.lists(st.tuples(st.sampled_from(["a", 'b"\\']), st.floats(0, 20)), max_size=30))
-def test_probe_durations_are_what_the_client_library_makes_of_them(
-    probes: list[tuple[str, float]],
-) -> None:
-    """Our counts take a tenth of the memory, and say to the letter what prometheus_client's do."""
-    about, labels = ("probe_seconds", "How long."), ("service", "backend")
-    ours = Durations(*about, labels, PROBE_BUCKETS_S)
-    theirs = Histogram(*about, labels, buckets=PROBE_BUCKETS_S, registry=None)
-    for backend, duration_s in [*((b, s) for b, s in probes), *((b, 0.005) for b, _ in probes)]:
-        ours.observe(("web", backend), duration_s)
-        theirs.labels("web", backend).observe(duration_s)
-    (expected,) = theirs.collect()
-    expected.samples = [one for one in expected.samples if not one.name.endswith("_created")]
-    assert ours.collect().samples == expected.samples
+    assert not [key for key in samples_of(SNAPSHOT, exposition) if key[0].startswith(name)]
 
 
 def test_two_expositions_share_nothing(exposition: Exposition) -> None:
     """Two gateways in one process do not see each other's probes."""
     name = "lb_xdp_backend_probe_duration_seconds_count"
-    assert name in {key[0] for key in samples_of(exposition)}
-    assert name not in {key[0] for key in samples_of(Exposition(lambda: SNAPSHOT))}
+    assert name in {key[0] for key in samples_of(SNAPSHOT, exposition)}
+    assert name not in {key[0] for key in samples_of(SNAPSHOT)}
 
 
 def test_openmetrics_is_well_formed(exposition: Exposition) -> None:
     """A scraper that prefers OpenMetrics gets it, and a strict parser takes all of it."""
-    body, content_type = exposition.render(OPENMETRICS)
+    body, content_type = exposition.render(OPENMETRICS, SNAPSHOT)
     assert content_type.startswith("application/openmetrics-text")
     parse = openmetrics.text_string_to_metric_families
     assert list(parse(body.decode()))  # type: ignore[no-untyped-call] # untyped upstream
@@ -196,7 +187,7 @@ def test_openmetrics_is_well_formed(exposition: Exposition) -> None:
 
 def test_documentation_lists_exactly_what_is_exposed(exposition: Exposition) -> None:
     """docs/metrics.md names every metric, none that does not exist, and each has a help text."""
-    body, _ = exposition.render("")
+    body, _ = exposition.render("", SNAPSHOT)
     families = list(text_string_to_metric_families(body.decode()))
     assert all(family.documentation for family in families)
     suffix = {"counter": "_total"}
@@ -207,7 +198,7 @@ def test_documentation_lists_exactly_what_is_exposed(exposition: Exposition) -> 
 
 async def test_metrics_over_http(exposition: Exposition) -> None:
     """/metrics answers in the form that the Accept header prefers, / links the routes."""
-    async with serve(ANY_PORT, exposition) as listen:
+    async with serve(ANY_PORT, exposition, telling(SNAPSHOT)) as listen:
         status, content_type, text = await get(listen, "/metrics")
         assert (status, content_type.split(";")[0]) == (HTTPStatus.OK, "text/plain")
         assert "# HELP lb_xdp_backend_packets_total" in text
@@ -220,7 +211,7 @@ async def test_metrics_over_http(exposition: Exposition) -> None:
 
 async def test_healthy_and_ready(exposition: Exposition) -> None:
     """A gateway that forwards is healthy and ready."""
-    async with serve(ANY_PORT, exposition) as listen:
+    async with serve(ANY_PORT, exposition, telling(SNAPSHOT)) as listen:
         assert (await get(listen, "/healthz"))[::2] == (HTTPStatus.OK, "ok\n")
         assert (await get(listen, "/readyz"))[::2] == (HTTPStatus.OK, "ready\n")
 
@@ -233,7 +224,7 @@ async def test_unready_and_unhealthy_say_why() -> None:
         datapath=replace(TROUBLED.datapath, programs=()),
         services=(replace(WEB, backends=unknown),),
     )
-    async with serve(ANY_PORT, Exposition(lambda: shown)) as listen:
+    async with serve(ANY_PORT, Exposition(), telling(shown)) as listen:
         status, _, text = await get(listen, "/healthz")
         assert (status, text) == (503, "no XDP program is attached to any interface\n")
         status, _, text = await get(listen, "/readyz")
@@ -247,19 +238,19 @@ async def test_unready_and_unhealthy_say_why() -> None:
 async def test_unreadable_maps_are_a_503_with_the_reason(path: str) -> None:
     """When the kernel's maps cannot be read every route answers 503 and says so."""
 
-    def source() -> Snapshot:
+    async def source() -> Snapshot:
         raise MapError("cannot read map lb_count: bad file descriptor")
 
-    async with serve(ANY_PORT, Exposition(source)) as listen:
+    async with serve(ANY_PORT, Exposition(), source) as listen:
         status, _, text = await get(listen, path)
     assert (status, text) == (503, "cannot read map lb_count: bad file descriptor\n")
 
 
 async def test_address_in_use_names_key_address_and_remedy(exposition: Exposition) -> None:
     """A taken port gives an error that names the key, the address and what to do."""
-    async with serve(ANY_PORT, exposition) as taken:
+    async with serve(ANY_PORT, exposition, telling(SNAPSHOT)) as taken:
         with pytest.raises(AddressInUseError) as caught:
-            await enter(lambda: serve(taken, exposition))
+            await enter(lambda: serve(taken, exposition, telling(SNAPSHOT)))
     message = str(caught.value)
     assert message.startswith("gateway.metrics.listen: ")
     assert f"127.0.0.1:{taken.port}" in message
@@ -270,7 +261,7 @@ async def test_foreign_address_is_refused_with_the_remedy(exposition: Exposition
     """An address that no interface has is refused with the key and the remedy."""
     foreign = Listen("192.0.2.1", 9464)
     with pytest.raises(HostError, match=r"gateway\.metrics\.listen: .*192\.0\.2\.1:9464.*set"):
-        await enter(lambda: serve(foreign, exposition))
+        await enter(lambda: serve(foreign, exposition, telling(SNAPSHOT)))
 
 
 async def enter(make: Callable[[], Any]) -> None:

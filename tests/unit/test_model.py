@@ -61,7 +61,7 @@ def test_a_service_says_in_the_status_what_it_does() -> None:
     )
     gateway = Gateway("gw1", ("eth0",), XdpMode.AUTO, "/run/x", None)
     config = Config(gateway, (service,))
-    (status,) = service_statuses(config, Topology(), {}, {service.key: (3, 4)})
+    (status,) = service_statuses(config, Topology(), {service.key: ()}, {service.key: (3, 4)})
     assert (status.vip, status.port, status.mode) == ("2001:db8::10", 0, "gue")
     assert (status.algorithm, status.affinity) == ("least_connections", "none")
     assert status.why_tracked == "least_connections needs to know every flow"

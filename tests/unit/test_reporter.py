@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -37,6 +38,7 @@ from lb_xdp.core.snapshot import (
     ProgramStatus,
     ReasonCount,
     ReloadStatus,
+    Share,
     Snapshot,
     State,
     Verdict,
@@ -46,7 +48,7 @@ from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.datapath.counters import BackendCount, WatchCount
 from lb_xdp.errors import MapError
 from lb_xdp.reconciler import Reconciler
-from lb_xdp.reporter import Reporter
+from lb_xdp.reporter import Reporter, unhurried
 
 MAC = b"\2\0\0\0\0\1"
 ADDRESS = IPv4Address("10.0.0.11")
@@ -144,7 +146,7 @@ class Gate:
         self.reporter = Reporter(self.reconciler, self.datapath, Seen(), Disk())
 
     def snapshot(self) -> Snapshot:
-        return self.reporter.snapshot()
+        return asyncio.run(self.reporter.snapshot())
 
 
 def test_the_gateway_says_who_it_is() -> None:
@@ -255,3 +257,32 @@ def test_an_ejected_backend_is_down_and_says_why() -> None:
     gate.reconciler.cycle()
     (found,) = gate.snapshot().services[0].backends
     assert (found.state, found.ejected) == (State.UP, False)
+
+
+def test_what_changes_meanwhile_is_not_told() -> None:
+    """A report is of one moment, however long it takes to put that into words."""
+    gate = Gate()
+    gate.reporter.host_notices = ("before",)
+
+    def change(*_: object) -> dict[str, Share]:
+        gate.reporter.host_notices = ("after",)
+        gate.datapath.detached = True
+        return {}
+
+    gate.reporter.shares = change
+    assert gate.snapshot().notices == ("before",)
+
+
+async def test_others_go_first() -> None:
+    """Whoever waits for the event loop gets it between two items, not after all of them."""
+    made: list[int] = []
+    seen: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    asyncio.get_running_loop().call_soon(lambda: seen.extend(made))
+    assert [item async for item in unhurried(items(), 0.0)] == [0, 1, 2]
+    assert seen == [0]

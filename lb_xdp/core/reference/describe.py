@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lb_xdp.core.model import GUE_PORT, IPV4, IPV6, format_endpoint
+from lb_xdp.core.endpoint import format_endpoint
+from lb_xdp.core.model import GUE_PORT, IPV4, IPV6
 from lb_xdp.core.reference.packet import (
     ETHERNET_BYTES,
     FAMILIES,
