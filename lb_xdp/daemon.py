@@ -49,7 +49,7 @@ from lb_xdp.live_flows import LiveFlows
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
-from lb_xdp.native import fastest_fill, give_memory_back
+from lb_xdp.native import fastest_fill, give_memory_back, keep_no_large_blocks
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.passage import Passage
@@ -73,6 +73,7 @@ _YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
+    keep_no_large_blocks()
     file, name = file_and_gateway(config_path, STATE_DIRECTORY)
     require_privilege()
     raise_limits()
@@ -317,6 +318,7 @@ class Daemon:
 
     async def _tidy(self) -> None:
         """Let the daemon that starts next know what it need not build; hold no memory for it."""
+        self._reconciler.forget_former()
         await asyncio.to_thread(self._ring_book.write, self._reconciler.observed)
         await asyncio.to_thread(give_memory_back)
 

@@ -1,8 +1,8 @@
 """What Python cannot do, or not soon enough, by way of C.
 
 Owns the controller's one loop in C (``lb_ring.c`` beside it, where scripts/setup could build it),
-and giving memory back. It refuses to be needed: without a C compiler the same is done in Python
-(``core.ring.fill``), fifteen times as slowly, slot for slot with the same outcome.
+and what the allocator keeps. It refuses to be needed: without a C compiler the same is done in
+Python (``core.ring.fill``), fifteen times as slowly, slot for slot with the same outcome.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from lb_xdp.core.ring import EMPTY, Fill, Orders, Owners, Turns, fill
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGE_BYTES = 1 << 20  # more than any array of a ring: these come and go by the thousand
+_SPARE_BYTES = 16 << 20
 
 LIBRARY = Path(__file__).with_name("liblb_ring.so")
 
@@ -38,6 +42,21 @@ def fastest_fill() -> Fill:
         return owner
 
     return fill_natively
+
+
+def keep_no_large_blocks() -> None:
+    """Have what a large array took go back to the kernel when the array goes. Call it at the start.
+
+    glibc does that at first. But the largest block that was ever freed, up to 32 MB, becomes the
+    limit below which it takes blocks from its heaps, one for each thread, and keeps them: so the
+    arrays of one look at the flow table stayed for good, several times. A limit that is set stays
+    (mallopt(3)). As that sets the other one as well, a heap may keep a little at its end: else it
+    would shrink and grow with each of a thousand rings.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _SPARE_BYTES)
 
 
 def give_memory_back() -> None:

@@ -122,6 +122,10 @@ class Reconciler:
         self.vitals.disregard()
         self._planner.rings.forget_others(self.config.services)
 
+    def forget_former(self) -> None:
+        """Hold no memory for goals before the latest: this costs time at most."""
+        self._planner.forget_former()
+
     def _adopt(self, config: Config, lingering: Held) -> None:
         self.roster.adopt(config, lingering)
         self._take_over()

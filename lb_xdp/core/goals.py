@@ -197,6 +197,14 @@ class Goals:
             parts.append(known[0].part)
         return self._goal(config, network, parts)
 
+    def forget_former(self) -> None:
+        """Remember the latest goal alone: of what came before it, each ring takes 66 kB.
+
+        Whoever goes back there pays for what differs once more.
+        """
+        self._parts = {key: known[:1] for key, known in self._parts.items()}
+        del self._goals[1:]
+
     def _known_network(self, network: Network) -> Network:
         """Return the very network of before, if it is the same."""
         if network != self._network:
@@ -224,6 +232,7 @@ class Goals:
     def _goal(self, config: Config, network: Network, parts: Sequence[Part]) -> Desired:
         for known in self._goals:
             if known.holds(config.gateway, network, parts):
+                self._goals = [known, *(other for other in self._goals if other is not known)]
                 return known.desired
         desired = _assembled(config, network, self._build, parts)
         known = _KnownGoal(config.gateway, network, parts, desired)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lb_xdp.core.compact import Compact
 from lb_xdp.core.desired import BackendId, BackendRecord, Desired, Structure
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.proof import source_of
@@ -35,7 +36,6 @@ from lb_xdp.core.settle import (
     NO_BACKEND,
     Live,
     RingImage,
-    Slots,
     advance,
     current_of,
     mark_all,
@@ -181,7 +181,7 @@ class _Images:
                     yield service, before
                 continue
             after = self._image(service, before)
-            if whole or before is None or not _same(before, after):
+            if whole or before is None or not after.same_as(before):
                 yield service, after
 
     def _stays(self, service: ServiceKey, before: RingImage) -> bool:
@@ -219,7 +219,7 @@ class _Images:
         if before is not None and self._places_anew(service):
             before = mark_all(before)
         wanted = ring_slots(service, self._desired.rings[service], self._indices)
-        if before is not None and len(before.slots) != len(wanted):
+        if before is not None and before.size != wanted.size:
             before = None
         settle_ns = self._desired.settle_ns[service]
         known = self._known if self._desired.structure.services[service].reset else None
@@ -251,13 +251,9 @@ class _Images:
         return flags
 
 
-def _same(before: RingImage, after: RingImage) -> bool:
-    return before[1:] == after[1:] and np.array_equal(before.slots, after.slots)
-
-
-def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> Slots:
+def ring_slots(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> Compact:
     """Return the index of each slot's backend, or NO_BACKEND."""
-    return ring.render(_meanings(service, ring, indices), NO_BACKEND)
+    return ring.mean(_meanings(service, ring, indices), NO_BACKEND)
 
 
 def _meanings(service: ServiceKey, ring: Ring, indices: Mapping[BackendId, int]) -> list[int]:
@@ -272,6 +268,6 @@ def _moved(
         before = observed.rings.get(service)
         if before is image:  # of thousands, all but a few
             yield service, 0
-        elif before is not None and len(before.slots) == len(image.slots):
+        elif before is not None and before.size == image.size:
             changed = current_of(before.slots) != current_of(image.slots)
             yield service, int(np.count_nonzero(changed))

@@ -62,6 +62,10 @@ class Planner:
         """Return what the datapath should be; ``held`` are the kernel's records."""
         return self._goals.of(standings, topology, held)
 
+    def forget_former(self) -> None:
+        """Hold no memory for goals but the latest."""
+        self._goals.forget_former()
+
     def arrive(self, standings: Standings) -> None:
         """Have the next standings be made with what these remember: they are in the kernel."""
         self._memories = standings.memories

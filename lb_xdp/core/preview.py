@@ -188,7 +188,7 @@ def _moved(
         return 0, 0
     observed, plan = change
     image = observed.rings.get(service.key) or plan.rings.get(service.key)
-    slots = len(image.slots) if image else 0
+    slots = image.size if image else 0
     return plan.moved.get(service.key, 0) if after else slots, slots
 
 
@@ -217,7 +217,7 @@ def largest_share(before: Config, after: Config, plan: Plan) -> float:
 def moved_shares(after: Config, plan: Plan) -> list[tuple[Service, float]]:
     """Return the services of which slots move, with the share that does, the largest first."""
     shares = [
-        (service, moved / len(plan.rings[service.key].slots))
+        (service, moved / plan.rings[service.key].size)
         for service in after.services
         if (moved := plan.moved.get(service.key, 0))
     ]

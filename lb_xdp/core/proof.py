@@ -5,7 +5,7 @@ millisecond to build; whoever has built it once can write down what came out. Ow
 of what goes in, and of the slots. As both are written down together, a proof is never out of date:
 where the kernel's slots are others by now, or others are wanted, it just proves nothing.
 
-Only of rings whose slots are all settled: others depend on the past.
+Only of rings whose slots are all settled: others depend on the past. numpy is allowed here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b, sha256
 from typing import NamedTuple
 
+import numpy as np
+
+from lb_xdp.core.compact import Compact
 from lb_xdp.core.model import ServiceKey
 from lb_xdp.core.ring import Ring
-from lb_xdp.core.settle import INDEX_BITS, RingImage
+from lb_xdp.core.settle import RingImage
 
 
 class Proof(NamedTuple):
@@ -34,9 +37,10 @@ def source_of(ring: Ring, indices: Iterable[int]) -> bytes:
 
 def slots_of(image: RingImage) -> bytes | None:
     """Return the digest of a ring's slots; None where some are not settled."""
-    if not len(image.slots) or image.unsettled_until_ns or int(image.slots.max()) >> INDEX_BITS:
+    if image.unsettled_until_ns or not isinstance(image.held, Compact):
         return None
-    return sha256(image.slots.data).digest()[:16]  # sooner than any other of hashlib's
+    indices = image.held.numbers(np.uint16)  # INDEX_BITS are fewer
+    return sha256(indices.data).digest()[:16]  # sooner than any other of hashlib's
 
 
 def proven(

@@ -21,11 +21,12 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from math import gcd, isqrt
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from lb_xdp.core.compact import Compact, Places
 from lb_xdp.core.model import BackendKey
 
 RING_SLOTS = 65_537
@@ -41,7 +42,6 @@ VERSION = 1
 """Of how rings are made: whoever changes what comes out counts it up."""
 
 Owners = npt.NDArray[np.uint32]
-_Places = npt.NDArray[np.unsignedinteger[Any]]
 _Ints = npt.NDArray[np.int64]
 Turns = _Ints
 """The backend of each turn, by its number, in the order of the turns: as many as slots."""
@@ -74,7 +74,7 @@ class Ring:
         self._places = None if callable(owner) else _compressed(owner, len(keys))
 
     @property
-    def places(self) -> _Places:
+    def places(self) -> Places:
         """The owners in as few bytes as they take; one more than the last key's is ``EMPTY``."""
         if self._places is None:
             made = self._make() if self._make else Ring((), np.zeros(0, np.uint32))
@@ -84,18 +84,16 @@ class Ring:
     @property
     def owner(self) -> Owners:
         """The owners; of what is returned the caller may do what it likes."""
-        return self.render(range(len(self.keys)), EMPTY)
+        return self.mean(range(len(self.keys)), EMPTY).numbers()
 
-    def render(self, meanings: Iterable[int], nobody: int) -> Owners:
+    def mean(self, meanings: Iterable[int], nobody: int) -> Compact:
         """Return for each slot what its owner means: ``meanings`` has a number for each key."""
-        table = np.array([*meanings, nobody], np.uint32)
-        slots: Owners = np.take(table, self.places, mode="clip")
-        return slots
+        return Compact(np.array([*meanings, nobody], np.uint32), self.places)
 
 
-def _compressed(owner: Owners, many: int) -> _Places:
+def _compressed(owner: Owners, many: int) -> Places:
     """Return owners in as few bytes as they take, ``EMPTY`` as one more than the last."""
-    places: _Places = np.minimum(owner, many).astype(np.min_scalar_type(many))
+    places: Places = np.minimum(owner, many).astype(np.min_scalar_type(many))
     return places
 
 

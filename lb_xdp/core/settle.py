@@ -1,7 +1,8 @@
 """A ring as the program sees it, and how its slots get from one backend to the next.
 
 Owns the four states of a slot: which of them a change leads to, when a slot settles, and when its
-mark goes. It refuses to know services and backends: here they are indices, alive or not.
+mark goes; and how little memory a ring takes while all is settled. It refuses to know services and
+backends: here they are indices, alive or not.
 
 What a state says of the flows on the slot:
  - SETTLED: none has a record; all belong to the slot's backend;
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lb_xdp.core.compact import Compact
+
 Key = TypeVar("Key")
 
 NO_BACKEND = 0
@@ -43,15 +46,52 @@ _SEVERED = np.uint32(SEVERED)
 
 
 class RingImage(NamedTuple):
-    """A ring in the kernel. ``slots`` are packed: backend's index, former one's, state.
+    """A ring in the kernel. Its slots are packed: backend's index, former one's, state.
 
+    ``held`` are the slots, or where all are settled their compact form: mostly the owners of the
+    ``Ring`` that they were made from, which is kept anyway.
     ``unsettled_until_ns`` is CLOCK_MONOTONIC, 0 where no slot is unsettled or severed.
     ``affinity_s`` is how long a client without flows is remembered.
     """
 
-    slots: Slots
+    held: Slots | Compact
     unsettled_until_ns: int = 0
     affinity_s: int = 0
+
+    @property
+    def slots(self) -> Slots:
+        """Return the packed slots."""
+        return self.held.numbers() if isinstance(self.held, Compact) else self.held
+
+    @property
+    def size(self) -> int:
+        """Return how many slots there are."""
+        return self.held.size
+
+    @property
+    def settled(self) -> bool:
+        """Say whether all slots are settled; for most rings without a look at them."""
+        return isinstance(self.held, Compact) or not (
+            self.size and bool(self.held.max() >> STATE_SHIFT)
+        )
+
+    def slot(self, number: int) -> int:
+        """Return one packed slot."""
+        return self.held.at(number) if isinstance(self.held, Compact) else int(self.held[number])
+
+    def same_as(self, other: RingImage | None) -> bool:
+        """Say whether all of two rings is the same."""
+        if other is None or self[1:] != other[1:]:
+            return False
+        if isinstance(self.held, Compact) and isinstance(other.held, Compact):
+            return self.held.equals(other.held)
+        return np.array_equal(self.slots, other.slots)
+
+
+def compacted(slots: Slots) -> Slots | Compact:
+    """Return slots in the form in which a ring holds them."""
+    settled = len(slots) > 0 and not int(slots.max()) >> INDEX_BITS
+    return Compact.of(slots) if settled else slots
 
 
 def pack(current: Slots, former: Slots | np.uint32, state: Slots | np.uint32) -> Slots:
@@ -77,16 +117,16 @@ def state_of(slots: Slots) -> Slots:
 
 def advance(
     before: RingImage | None,
-    wanted: Slots,
+    goal: Slots | Compact,
     live: Live,
     settle_ns: int,
     now_ns: int,
     *,
     known: Live | None = None,
 ) -> RingImage:
-    """Return the ring whose slots belong to ``wanted``, given what it was.
+    """Return the ring whose slots belong to the ``goal``, given what it was.
 
-    ``wanted`` are indices, ``NO_BACKEND`` where nobody takes the slot. ``live`` says by index who
+    The goal's are indices, ``NO_BACKEND`` where nobody takes the slot. ``live`` says by index who
     may have packets and still is the backend that the index meant in ``before``. ``settle_ns`` 0:
     all slots are settled, as they are without a ``before``. The affinity is kept.
 
@@ -100,9 +140,11 @@ def advance(
     live or not; only those are kept as former ones, since they may come back.
     """
     if before is None or settle_ns == 0:
-        return RingImage(wanted, 0, before.affinity_s if before else 0)
+        return RingImage(goal, 0, before.affinity_s if before else 0)
+    settled = before._replace(held=goal, unsettled_until_ns=0)
+    wanted = settled.slots
     if np.array_equal(before.slots, wanted):  # settled before and after, as most rings are
-        return before._replace(unsettled_until_ns=0)
+        return settled
     before = expire(before, now_ns)
     current, former, state = _unpack(before.slots)
     if known is None:
@@ -114,6 +156,8 @@ def advance(
     unsettled = live[unrecorded] & (unrecorded != wanted)
     after = np.where(state == SETTLED, _SETTLED, _MARKED)
     after = np.where(severed, _SEVERED, np.where(unsettled, _UNSETTLED, after))
+    if not after.any():
+        return settled
     kept = unsettled if known is None else unsettled | (severed & known[unrecorded])
     slots = pack(wanted, np.where(kept, unrecorded, _NONE), after)
     waits = unsettled | severed
@@ -129,18 +173,18 @@ def expire(image: RingImage, now_ns: int) -> RingImage:
         return image
     current, _, state = _unpack(image.slots)
     after = np.where(state == SETTLED, _SETTLED, _MARKED)
-    return image._replace(slots=pack(current, _NONE, after), unsettled_until_ns=0)
+    return image._replace(held=pack(current, _NONE, after), unsettled_until_ns=0)
 
 
 def mark_all(image: RingImage) -> RingImage:
     """Return the ring with every slot marked: flows may have records, wherever they fall now."""
     marked = pack(current_of(image.slots), _NONE, _MARKED)
-    return image._replace(slots=marked, unsettled_until_ns=0)
+    return image._replace(held=marked, unsettled_until_ns=0)
 
 
 def state_counts(image: RingImage) -> tuple[int, int]:
     """Return how many slots are unsettled (severed ones among them), and how many marked."""
-    if not _unsettled(image):
+    if image.settled:
         return 0, 0
     states = np.bincount(state_of(image.slots), minlength=SEVERED + 1)
     return int(states[UNSETTLED] + states[SEVERED]), int(states[MARKED])
@@ -155,12 +199,7 @@ def was_before(image: RingImage, index: int) -> bool:
 
 def has_marked(image: RingImage) -> bool:
     """Say whether some slot is marked."""
-    return _unsettled(image) and bool((state_of(image.slots) == MARKED).any())
-
-
-def _unsettled(image: RingImage) -> bool:
-    """Say whether some slot is not settled; of most rings none is, and one maximum tells."""
-    return len(image.slots) > 0 and bool(image.slots.max() >> STATE_SHIFT)
+    return not image.settled and bool((state_of(image.slots) == MARKED).any())
 
 
 def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImage:
@@ -173,7 +212,7 @@ def unmark(image: RingImage, recorded: npt.NDArray[np.integer[Any]]) -> RingImag
     free[recorded] = False
     if not free.any():
         return image
-    return image._replace(slots=np.where(free, current_of(image.slots), image.slots))
+    return image._replace(held=np.where(free, current_of(image.slots), image.slots))
 
 
 def unmarking(

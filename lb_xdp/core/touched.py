@@ -134,7 +134,7 @@ def _slots(before: Service, after: Service | None, observed: Observed, plan: Pla
     leaving = np.zeros(INDICES, bool)
     if image is None:
         return _Slots(np.zeros(0, bool), np.zeros(0, bool), leaving)
-    every = np.ones(len(image.slots), bool)
+    every = np.ones(image.size, bool)
     if after is None or _breaks(before, after):
         return _Slots(every, every, ~leaving)
     gone = [
@@ -147,7 +147,7 @@ def _slots(before: Service, after: Service | None, observed: Observed, plan: Pla
     unsettled = state_of(image.slots) == UNSETTLED
     unrecorded = np.where(unsettled, former_of(image.slots), current)
     new = plan.rings.get(before.key)
-    if new is None or len(new.slots) != len(image.slots):
+    if new is None or new.size != image.size:
         return _Slots(~every, leaving[unrecorded], leaving)
     wanted = current_of(new.slots)
     anew = traits(before).by_source != traits(after).by_source

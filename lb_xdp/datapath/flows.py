@@ -91,14 +91,17 @@ def _remove(flows: BpfMap, keys: Values, values: Values, gone: Mask) -> Values:
     One that has changed since it was read stays, and is struck from ``gone``: its flow goes on, or
     a client has used its port anew. The next look judges it.
     """
-    taken = []
-    for at in np.flatnonzero(gone).tolist():
+    doomed = np.flatnonzero(gone)
+    taken = np.zeros(len(doomed), flows.spec.value)  # not a small object for each of a million
+    count = 0
+    for at in doomed:
         held = flows.read(keys[at])
         if held is not None and held[0] != values[at]:
             gone[at] = False
         elif (last := flows.take(keys[at])) is not None:
-            taken.append(last)
-    return np.concatenate(taken) if taken else np.zeros(0, flows.spec.value)
+            taken[count] = last[0]
+            count += 1
+    return taken[:count]
 
 
 def _charge_off(limits: BpfMap, expired: Values, identities: NDArray[np.uint32]) -> None:

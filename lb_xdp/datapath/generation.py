@@ -102,7 +102,7 @@ class Generation:
             (
                 (self.rings[service], image)
                 for service, image in plan.rings.items()
-                if held is None or not _same(held.rings.get(service), image)
+                if held is None or not image.same_as(held.rings.get(service))
             ),
         )
 
@@ -128,12 +128,6 @@ class Generation:
         held = self.maps["rings"]
         rings = {service: read_ring(held, number) for service, number in self.rings.items()}
         return Observed(self.number, structure, indices, records, rings)
-
-
-def _same(before: RingImage | None, after: RingImage) -> bool:
-    return before is after or (
-        before is not None and before[1:] == after[1:] and np.array_equal(before.slots, after.slots)
-    )
 
 
 def load_generation(

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from lb_xdp.core.ring import RING_SLOTS
-from lb_xdp.core.settle import NO_BACKEND, RingImage
+from lb_xdp.core.settle import NO_BACKEND, RingImage, compacted
 from lb_xdp.datapath.maps import BpfMap, Values
 from lb_xdp.errors import MapError
 
@@ -39,7 +39,7 @@ def read_ring(rings: BpfMap, number: int) -> RingImage:
     """Return a ring. Raises MapError."""
     ring = _read(rings, number)[0]
     return RingImage(
-        ring["slot"][:RING_SLOTS],
+        compacted(ring["slot"][:RING_SLOTS]),
         int(ring["head"]["unsettled_until_ns"]),
         int(ring["head"]["affinity_s"]),
     )

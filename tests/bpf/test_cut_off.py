@@ -132,7 +132,7 @@ class Controller:
         assert found.attached == goal.interfaces
         assert not found.outdated
         for key, ring in goal.rings.items():
-            wanted = ring_slots(key, ring, found.indices)
+            wanted = ring_slots(key, ring, found.indices).numbers()
             assert np.array_equal(current_of(found.rings[key].slots), wanted)
         assert self.plan(goal).empty
 

@@ -96,7 +96,7 @@ class Controller:
         assert not observed.outdated
         assert observed.rings.keys() == desired.rings.keys()
         for service, ring in desired.rings.items():
-            wanted = ring_slots(service, ring, observed.indices)
+            wanted = ring_slots(service, ring, observed.indices).numbers()
             assert np.array_equal(current_of(observed.rings[service].slots), wanted)
         assert make_plan(observed, desired, self._now_ns).empty
 

@@ -125,7 +125,7 @@ def test_a_trial_of_rings_that_are_not_settled(
         first, dead = (np.uint32(plan.indices[loaded.identity(web, n)]) for n in (1, 9))
         former = first if state == UNSETTLED else dead if state == SEVERED else np.uint32(0)
         slots = pack(np.full_like(plan.rings[web.key].slots, first), former, np.uint32(state))
-        image = plan.rings[web.key]._replace(slots=slots)
+        image = plan.rings[web.key]._replace(held=slots)
         loaded.generation.write_ring(web.key, image)
         loaded.plan = replace(plan, rings={web.key: image})
         result = tried(loaded)

@@ -136,7 +136,7 @@ def put(loaded: LoadedProgram, web: Service, former: int, state: int) -> None:
     at = {n: np.uint32(loaded.plan.indices[loaded.identity(web, n)]) for n in (1, 2, 3)}
     present = np.full_like(current_of(image.slots), at[1])
     slots = pack(present, at[former] if former else np.uint32(0), np.uint32(state))
-    loaded.generation.write_ring(web.key, image._replace(slots=slots))
+    loaded.generation.write_ring(web.key, image._replace(held=slots))
 
 
 @pytest.mark.parametrize("mode", [Mode.DSR, Mode.NAT])

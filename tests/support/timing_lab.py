@@ -204,7 +204,7 @@ def _unsettle(plan: Plan) -> Plan:
         former = np.roll(current, 1)
         state = np.where(former == current, np.uint32(0), np.uint32(UNSETTLED))
         former = np.where(former == current, np.uint32(NO_BACKEND), former)
-        rings[key] = image._replace(slots=pack(current, former, state))
+        rings[key] = image._replace(held=pack(current, former, state))
     return replace(plan, rings=rings)
 
 

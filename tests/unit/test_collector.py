@@ -153,7 +153,7 @@ async def test_a_ring_that_changed_meanwhile_keeps_its_marks() -> None:
             services: Mapping[ServiceKey, Traits],
             affinity_s: Mapping[ServiceKey, int],
         ) -> Look:
-            other = MARKED_RING._replace(slots=MARKED_RING.slots.copy())
+            other = MARKED_RING._replace(held=MARKED_RING.slots.copy())
             watched.observed = replace(watched.observed, rings={WEB.key: other})
             return super().collect(times, services, affinity_s)
 

@@ -71,7 +71,7 @@ def same(one: Desired, other: Desired) -> bool:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_remembered_goal_is_the_one_that_would_be_made(seed: int) -> None:
-    """From step to step and back, whatever changes: services, who is up, the network, records."""
+    """From step to step and back, whatever changes or is forgotten on the way."""
     random, rings = Random(seed), Rings()
     goals, judge = Goals(1, rings.ring_of), Judge()
     held: dict[BackendId, BackendRecord] = {}
@@ -83,6 +83,8 @@ def test_a_remembered_goal_is_the_one_that_would_be_made(seed: int) -> None:
             goal = goals.of(found, one.topology, held)
             live = {BackendId(k, b) for k, s in found.services.items() for b in s.memory.served}
             assert same(goal, desire(*wanted, live, Rings().ring_of, build=1, held=held))
+            if random.random() < 0.3:
+                goals.forget_former()
             assert goals.of(found, one.topology, held) is goal
         held = dict(goal.records) if random.random() < 0.7 else held
         before = step

@@ -99,6 +99,8 @@ CORE_LIBRARIES: Mapping[str, set[str]] = {
     "core.ring": {"numpy"},  # 65,537 slots must be filled in milliseconds
     "core.plan": {"numpy"},  # it compares whole rings, which are arrays
     "core.settle": {"numpy"},  # the same, slot by slot
+    "core.compact": {"numpy"},  # rings by the thousand, in few bytes
+    "core.proof": {"numpy"},  # it digests their slots
     "core.tally": {"numpy"},  # it counts slots
     "core.collect": {"numpy"},  # hundreds of thousands of flow records at a time
     "core.flow_hash": {"numpy"},  # the same

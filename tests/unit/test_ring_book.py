@@ -15,6 +15,7 @@ from lb_xdp.core.goals import desire
 from lb_xdp.core.model import Config, Service
 from lb_xdp.core.plan import Observed, make_plan
 from lb_xdp.core.rings import Rings
+from lb_xdp.core.settle import compacted
 from lb_xdp.core.topology import Interface, NextHop, Topology
 from lb_xdp.ring_book import RingBook
 from tests.support.plans import Kernel
@@ -82,7 +83,7 @@ def test_slots_that_are_others_by_now_are_put_right(
     ((key, image),) = generation.rings.items()
     slots = image.slots.copy()
     slots[7] = slots[np.flatnonzero(slots != slots[7])[0]]
-    generation.rings[key] = image._replace(slots=slots)
+    generation.rings[key] = image._replace(held=compacted(slots))
     assert plan_anew(kernel, goal_of(config, Rings()), tmp_path)
 
 

@@ -267,8 +267,8 @@ class Model:
         Raises UndecidedError, and _SeveredError where the flow is to be reset.
         """
         has = self._structure.services[service]
-        slots = self._rings[service].slots
-        packed = int(slots[ring_slot(hashed, len(slots))])
+        ring = self._rings[service]
+        packed = ring.slot(ring_slot(hashed, ring.size))
         now, former = packed & _INDEX, packed >> INDEX_BITS & _INDEX
         state = packed >> STATE_SHIFT
         if not self._blank and (has.tracked or state != SETTLED):
