@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from lb_xdp.core.desired import Structure
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Plan
-from lb_xdp.errors import DatapathError
+from lb_xdp.errors import DatapathError, StoppedError
 from lb_xdp.layers import Layers
 from lb_xdp.probing import Probing
 from lb_xdp.reconciler import Reconciler
@@ -79,9 +79,13 @@ class Cycles:
         await self._turns.meanwhile(slow, self._look_meanwhile)
         self._look()
         if self._reconciler.observed.structure is None:
-            await self._build()
-        else:
-            self._reconciler.cycle()
+            plan, _ = self._reconciler.plan()
+            built = asyncio.to_thread(self._prepare, plan)
+            await self._turns.meanwhile(built, self._look_meanwhile)
+            self._look()
+        if self._turns.stopping:  # nothing is attached that nobody would look after
+            raise StoppedError("the daemon was told to stop")
+        self._reconciler.cycle()
         await self.keep_up()
         self._wake_in_time()
 

@@ -103,10 +103,12 @@ class Waits:
     def _strike(self) -> None:
         """Do what is due."""
         now = self._loop.time() / _STEP_S + _EARLY_STEPS
-        while self._order and self._order[0] <= now:
-            for action in self._due.pop(heappop(self._order)):
-                action()
-        self._wind()
+        try:
+            while self._order and self._order[0] <= now:
+                for action in self._due.pop(heappop(self._order)):
+                    action()
+        finally:  # or one that raises would end everybody's waiting
+            self._wind()
 
     def _wind(self) -> None:
         """Have the timer strike at the next step that anything is left to do at."""

@@ -7,27 +7,36 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock, Mock
 
+import pytest
+
 from lb_xdp.core.model import Config
 from lb_xdp.core.plan import Observed
 from lb_xdp.cycles import Cycles
+from lb_xdp.errors import StoppedError
 from lb_xdp.reconciler import Reconciler
 from lb_xdp.turns import Turns
 from tests.unit.test_reconciler import TOPOLOGY, Memory, config
 
 
 class Start:
-    """A daemon's start, told step by step; ``settle`` ends when what is slow has begun."""
+    """A daemon's start, told step by step; ``settle`` ends when what is slow has begun.
 
-    def __init__(self, observed: Observed, wanted: Config) -> None:
+    It is told to stop at the step ``stopped_at``.
+    """
+
+    def __init__(self, observed: Observed, wanted: Config, stopped_at: str = "") -> None:
         self.steps: list[str] = []
+        self._stopped_at = stopped_at
         self.reconciler = Reconciler(wanted, Memory(), observed, 1, lambda: 100.0)
         self.reconciler.topology = TOPOLOGY
 
     async def run(self) -> None:
-        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        loop, begun, turns = asyncio.get_running_loop(), asyncio.Event(), Turns()
 
         def said(step: str) -> None:
             self.steps.append(step)
+            if step == self._stopped_at:
+                loop.call_soon_threadsafe(turns.stop)
             loop.call_soon_threadsafe(begun.set)
 
         async def settle(_: Config) -> None:
@@ -39,7 +48,7 @@ class Start:
             self.reconciler,
             nothing,
             cast("Any", SimpleNamespace(carry=AsyncMock(), probe=Mock())),
-            Turns(),
+            turns,
             nothing,
             compile_ahead=lambda _: said("compiled"),
             prepare=lambda plan: said(f"prepared {plan.generation}"),
@@ -55,6 +64,14 @@ def test_a_first_start_tries_the_rings_that_first_results_made() -> None:
     asyncio.run(start.run())
     assert start.steps == ["compiled", "settled", "prepared 1"]
     assert start.reconciler.observed.generation == 1
+
+
+def test_a_stop_while_the_first_generation_is_made_attaches_nothing() -> None:
+    """Whoever is told to stop before it is ready leaves nothing behind."""
+    start = Start(Observed(), config(1, 1), stopped_at="prepared 1")
+    with pytest.raises(StoppedError):
+        asyncio.run(start.run())
+    assert start.reconciler.observed.generation == 0
 
 
 def test_another_generation_is_made_while_the_present_one_forwards() -> None:
