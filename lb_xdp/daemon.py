@@ -7,7 +7,6 @@ order, then a reconciler cycle. Ending the daemon never touches what forwards.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import time
@@ -49,7 +48,12 @@ from lb_xdp.live_flows import LiveFlows
 from lb_xdp.metrics.exposition import Exposition
 from lb_xdp.metrics.web import serve as serve_metrics
 from lb_xdp.naming import Naming
-from lb_xdp.native import fastest_fill, give_memory_back, keep_no_large_blocks
+from lb_xdp.native import (
+    fastest_fill,
+    give_memory_back,
+    keep_no_large_blocks,
+    look_for_cycles_rarely,
+)
 from lb_xdp.netlink.follow import Follower
 from lb_xdp.netlink.host import forwarding_obstacles, host_notices, probe_obstacles
 from lb_xdp.passage import Passage
@@ -68,16 +72,14 @@ from lb_xdp.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
-_YOUNG_OBJECTS = 50_000  # until Python looks for cycles: few are made, and most objects live long
-
 
 def run(config_path: Path, replace: bool) -> None:  # noqa: FBT001 - the command's flag, as it is
     """Run the daemon until SIGTERM or SIGINT. Raises LbError; forwarding goes on in any case."""
     keep_no_large_blocks()
+    look_for_cycles_rarely()
     file, name = file_and_gateway(config_path, STATE_DIRECTORY)
     require_privilege()
     raise_limits()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
     with locked(name):
         in_force = InForceFile(STATE_DIRECTORY / name, config_path)
         *better, last = openings(file, in_force.load(), time.time())

@@ -1,13 +1,14 @@
 """What Python cannot do, or not soon enough, by way of C.
 
 Owns the controller's one loop in C (``lb_ring.c`` beside it, where scripts/setup could build it),
-and what the allocator keeps. It refuses to be needed: without a C compiler the same is done in
-Python (``core.ring.fill``), fifteen times as slowly, slot for slot with the same outcome.
+and what allocator and collector do. It refuses to be needed: without a C compiler the same is done
+in Python (``core.ring.fill``), fifteen times as slowly, slot for slot with the same outcome.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lb_xdp.core.ring import EMPTY, Fill, Orders, Owners, Turns, fill
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGE_BYTES = 1 << 20  # more than any array of a ring: these come and go by the thousand
 _SPARE_BYTES = 16 << 20
+_YOUNG_OBJECTS = 50_000
 
 LIBRARY = Path(__file__).with_name("liblb_ring.so")
 
@@ -67,3 +69,8 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
     if trim is not None:
         trim(0)
+
+
+def look_for_cycles_rarely() -> None:
+    """Have Python look for cycles after 50,000 objects: few are made, and most live long."""
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)

@@ -26,6 +26,7 @@ from rich.table import Table
 from lb_xdp.core.check import DnsCheck, HttpCheck, Payload, Tls
 from lb_xdp.core.health import ProbeResult, Target
 from lb_xdp.core.model import CheckKind, HealthCheck
+from lb_xdp.native import look_for_cycles_rarely
 from lb_xdp.probes import Prober
 from tests.support.certificates import Authority
 from tests.support.lab import Host, Lab
@@ -188,6 +189,7 @@ async def _measure(row: Row) -> Figures:
         if not result.ok:
             failures[result.detail] += 1
 
+    look_for_cycles_rarely()  # as the daemon does
     async with Prober(note) as prober:
         prober.set_targets(
             {n: Target(row.check, _FIRST + n, row.port) for n in range(row.backends)}
