@@ -113,15 +113,25 @@ def counted(scene: Scene, service: str) -> dict[str, dict[str, Any]]:
     return {backend["name"]: backend for backend in found["backends"]}
 
 
+def syns_repeated(scene: Scene) -> int:
+    """Return how many SYNs the client's kernel has sent again."""
+    shown = scene.client.run("nstat", "-asz", "TcpExtTCPSynRetrans").stdout
+    return int(shown.splitlines()[-1].split()[1])
+
+
 def assert_answers(scene: Scene, vip: str, echoes: dict[str, Echo], suffix: str = "") -> None:
     """Each backend answers requests and datagrams, and status counts each of them."""
     before = {name: entry["flows"] for name, entry in counted(scene, f"web{suffix}").items()}
     before_udp = {name: echo.stats()["udp_datagrams"] for name, echo in echoes.items()}
     sources = CLIENTS[family_of(vip)]
+    repeated = syns_repeated(scene)
     asked = scene.ask(count=90, vip=vip, sources=sources)
     assert asked.keys() == WEIGHTS.keys()
     flows = {name: entry["flows"] for name, entry in counted(scene, f"web{suffix}").items()}
-    assert {name: n - before[name] for name, n in flows.items()} == asked
+    more = Counter({name: n - before[name] - asked[name] for name, n in flows.items()})
+    # A SYN that a busy machine lost, or had no answer in time, is repeated, and counts again.
+    assert min(more.values()) >= 0, (asked, more)
+    assert more.total() <= syns_repeated(scene) - repeated, (asked, more)
     answers = Counter(udp_ask(scene.client, [(vip, 7000)] * _DATAGRAMS, source=sources[1]))
     assert answers.keys() == WEIGHTS.keys()
     got = {name: echo.stats()["udp_datagrams"] - before_udp[name] for name, echo in echoes.items()}
