@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lb_xdp.core.health import Advice
 from lb_xdp.core.model import Config, Service, ServiceKey
-from lb_xdp.core.override import Overrides
+from lb_xdp.core.override import Override, Overrides, Subject
 from lb_xdp.core.snapshot import Health
 from lb_xdp.core.standing import (
     AdviceOf,
@@ -26,6 +26,8 @@ from lb_xdp.core.standing import (
 _NOTHING = Memory()
 
 _Seen = tuple[tuple[Health, Advice], ...]
+_Asked = Mapping[Subject, Override]
+_NOT_ASKED: _Asked = {}
 
 StampOf = Callable[[Service], object]
 """From a service to what stays equal as long as nothing about its backends' health changes."""
@@ -69,7 +71,7 @@ class _Known(NamedTuple):
 
     stamp: object
     service: Service
-    overrides: Overrides
+    asked: _Asked
     seen: _Seen
     memory: Memory
     standing: ServiceStanding
@@ -77,7 +79,7 @@ class _Known(NamedTuple):
     def holds(
         self,
         service: Service,
-        overrides: Overrides,
+        asked: _Asked,
         seen: _Seen,
         memory: Memory,
         now_s: float,
@@ -86,7 +88,7 @@ class _Known(NamedTuple):
         wake_s = self.standing.wake_s
         return (
             self.service is service
-            and self.overrides is overrides
+            and self.asked == asked
             and self.seen == seen
             and (memory is self.memory or memory is self.standing.memory)
             and (wake_s is None or now_s < wake_s)
@@ -126,11 +128,12 @@ class Judge:
             else:
                 seen = held.seen
             memory = memories.get(service.key, _NOTHING)
-            if held is None or not held.holds(service, overrides, seen, memory, now_s):
+            asked = overrides.by_service.get(service.name, _NOT_ASKED)
+            if held is None or not held.holds(service, asked, seen, memory, now_s):
                 standing = stand_service(
                     service, overrides, health_of, memory, now_s, advice_of=advice_of
                 )
-                held = _Known(stamp, service, overrides, seen, memory, standing)
+                held = _Known(stamp, service, asked, seen, memory, standing)
             known[service.key] = held if held.stamp is stamp else held._replace(stamp=stamp)
         self._known = known
         services = {key: held.standing for key, held in known.items()}

@@ -66,9 +66,22 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """All overrides of a gateway: a value, changed by making another."""
+    """All overrides of a gateway: a value, changed by making another.
+
+    ``by_service`` has those of each service that has any.
+    """
 
     held: Mapping[Subject, Override] = field(default_factory=dict)
+    by_service: Mapping[str, Mapping[Subject, Override]] = field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Sort them by service once."""
+        sorted_: dict[str, dict[Subject, Override]] = {}
+        for subject, override in self.held.items():
+            sorted_.setdefault(subject.service, {})[subject] = override
+        object.__setattr__(self, "by_service", sorted_)
 
     def __iter__(self) -> Iterator[Override]:
         """Yield them in the order of their subjects."""

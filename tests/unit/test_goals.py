@@ -14,7 +14,7 @@ from lb_xdp.core.goals import Goals, desire
 from lb_xdp.core.health import Advice, ProbeResult
 from lb_xdp.core.judge import Judge, Standings
 from lb_xdp.core.model import Backend, CheckKind, Config, Damping, HealthCheck, Mode, Service
-from lb_xdp.core.override import Overrides
+from lb_xdp.core.override import Kind, Override, Overrides, Subject
 from lb_xdp.core.rings import Rings
 from lb_xdp.core.snapshot import Admin, Health
 from lb_xdp.core.targets import checks, target_of
@@ -102,8 +102,9 @@ def test_another_topology_that_says_the_same_is_the_same_goal() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_remembered_health_is_the_one_that_would_be_asked_for(seed: int) -> None:
-    """Standings by stamps are those of a judge that asks everybody, whatever happens to health."""
+    """Standings by stamps are those of a judge that asks everybody, whatever is learnt or asked."""
     random, vitals, judge, now_s = Random(seed), Vitals(), Judge(), 0.0
+    asked = _NOTHING_ASKED
     damping = Damping(changes=2, within_s=60.0, hold_s=5.0, max_hold_s=20.0)
     for step in steps(seed):
         config = step.config
@@ -120,7 +121,8 @@ def test_remembered_health_is_the_one_that_would_be_asked_for(seed: int) -> None
             now_s += random.choice((0.1, 1.0, 6.0))
             _happen(vitals, config, random, now_s)
             vitals.release(now_s)
-            _compare(vitals, config, judge, now_s)
+            asked = _asked(asked, config, random) if random.random() < 0.2 else asked
+            _compare(vitals, config, asked, judge, now_s)
         vitals.adopt(config, now_s)
 
 
@@ -139,7 +141,18 @@ def _happen(vitals: Vitals, config: Config, random: Random, now_s: float) -> Non
             vitals.take(target, result, now_s)
 
 
-def _compare(vitals: Vitals, config: Config, judge: Judge, now_s: float) -> None:
+def _asked(before: Overrides, config: Config, random: Random) -> Overrides:
+    """Return what is asked for once an operator has asked for one thing more, or taken it back."""
+    service = random.choice(config.services[:2])
+    backend = random.choice(service.pool.backends)
+    kind, value = random.choice(((Kind.ADMIN, "drain"), (Kind.ADMIN, "ready"), (Kind.WEIGHT, "7")))
+    subject = Subject(service.name, backend.name, kind)
+    if random.random() < 0.3:
+        return before.lacking(subject)
+    return before.having(Override(subject, value, "root", "", random.random()))
+
+
+def _compare(vitals: Vitals, config: Config, asked: Overrides, judge: Judge, now_s: float) -> None:
     def health_of(service: Service, backend: Backend) -> Health:
         return vitals.state_of(target_of(service, backend), now_s).health
 
@@ -147,7 +160,7 @@ def _compare(vitals: Vitals, config: Config, judge: Judge, now_s: float) -> None
         return vitals.advice_of(target_of(service, backend))
 
     ask = partial(
-        Judge.stand, config=config, overrides=_NOTHING_ASKED, health_of=health_of, memories={},
+        Judge.stand, config=config, overrides=asked, health_of=health_of, memories={},
         now_s=now_s, advice_of=advice_of,
     )  # fmt: skip
     stamped, fresh = ask(judge, stamp_of=vitals.stamp_of), ask(Judge())
