@@ -26,6 +26,7 @@ from lb_xdp.core.topology import Interface
 from lb_xdp.datapath import syscall
 from lb_xdp.datapath.compile import build_id
 from lb_xdp.datapath.gateway import Datapath
+from lb_xdp.native import give_memory_back, keep_no_large_blocks
 from tests.support.configs import FLOW_ENTRIES, Step, Walk
 from tests.support.scenes import wait_until
 from tests.support.veths import veths
@@ -120,6 +121,8 @@ def held_maps() -> dict[int, int]:
 
 
 def rss_bytes() -> int:
+    """Return what this process holds, once what it has freed is given back as the daemon does."""
+    give_memory_back()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -145,6 +148,7 @@ def test_many_configurations_are_reached_and_memory_stays_flat(
 
     ``--configurations N`` goes on for longer; every hundredth step the first one is taken again.
     """
+    keep_no_large_blocks()
     count = int(request.config.getoption("--configurations"))
     steps = Walk(_SEED, interfaces, era_steps=40, structural=0.05).steps(count)
     controller, notes = Controller(), Counter[str]()
